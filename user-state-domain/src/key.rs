@@ -1,0 +1,140 @@
+//! Who a user is: the mall and the user's id there.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The most characters of a whole key: what a persistence id's column holds.
+pub const KEY_CHARACTERS_MAX: usize = 255;
+
+/// A mall's id: not empty, without `-`, `|` and control characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MallId(Box<str>);
+
+/// A user's id within a mall: not empty, without `|` and control characters; a `-` is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(Box<str>);
+
+/// A user of a mall, shown and parsed as `mallId-userId`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserKey {
+    mall_id: MallId,
+    user_id: UserId,
+}
+
+/// Why a text is no key, or no part of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// No `-` between mall and user.
+    #[error("a user key is `mallId-userId`: there is no `-`")]
+    NoSeparator,
+    /// The mall's id is empty.
+    #[error("the mall id is empty")]
+    EmptyMallId,
+    /// The user's id is empty.
+    #[error("the user id is empty")]
+    EmptyUserId,
+    /// A character that the part must not have.
+    #[error("the {part} must not contain {character:?}")]
+    ForbiddenCharacter {
+        /// Which part.
+        part: &'static str,
+        /// The character.
+        character: char,
+    },
+    /// The key is longer than a persistence id may be.
+    #[error("a user key has at most {KEY_CHARACTERS_MAX} characters, this one has {characters}")]
+    TooLong {
+        /// How many it has.
+        characters: usize,
+    },
+}
+
+impl MallId {
+    /// The mall with this id.
+    ///
+    /// # Errors
+    /// Where the text is empty or has a character it must not have.
+    pub fn new(id: &str) -> Result<Self, InvalidKey> {
+        if id.is_empty() {
+            return Err(InvalidKey::EmptyMallId);
+        }
+        refuse("mall id", id, |character| character == '-')?;
+        Ok(Self(id.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl UserId {
+    /// The user with this id.
+    ///
+    /// # Errors
+    /// Where the text is empty or has a character it must not have.
+    pub fn new(id: &str) -> Result<Self, InvalidKey> {
+        if id.is_empty() {
+            return Err(InvalidKey::EmptyUserId);
+        }
+        refuse("user id", id, |_| false)?;
+        Ok(Self(id.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl UserKey {
+    /// The key of this user of this mall.
+    ///
+    /// # Errors
+    /// Where the whole is longer than 255 characters.
+    pub fn new(mall_id: MallId, user_id: UserId) -> Result<Self, InvalidKey> {
+        let characters = mall_id.0.chars().count() + 1 + user_id.0.chars().count();
+        if characters > KEY_CHARACTERS_MAX {
+            return Err(InvalidKey::TooLong { characters });
+        }
+        Ok(Self { mall_id, user_id })
+    }
+
+    /// The mall.
+    pub fn mall_id(&self) -> &MallId {
+        &self.mall_id
+    }
+
+    /// The user within the mall.
+    pub fn user_id(&self) -> &UserId {
+        &self.user_id
+    }
+}
+
+impl FromStr for UserKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let (mall_id, user_id) = text.split_once('-').ok_or(InvalidKey::NoSeparator)?;
+        Self::new(MallId::new(mall_id)?, UserId::new(user_id)?)
+    }
+}
+
+impl fmt::Display for UserKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.mall_id.0, self.user_id.0)
+    }
+}
+
+fn refuse(
+    part: &'static str,
+    id: &str,
+    forbidden: impl Fn(char) -> bool,
+) -> Result<(), InvalidKey> {
+    id.chars()
+        .find(|&character| character == '|' || character.is_control() || forbidden(character))
+        .map_or(Ok(()), |character| {
+            Err(InvalidKey::ForbiddenCharacter { part, character })
+        })
+}

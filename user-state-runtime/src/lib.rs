@@ -1,0 +1,1 @@
+//! Live entities on a durable state store.

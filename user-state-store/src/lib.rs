@@ -1,0 +1,24 @@
+//! Durable state in the exact schema of Apache Pekko Persistence R2DBC, on PostgreSQL and SQLite.
+
+mod changes;
+mod error;
+mod mapping;
+mod payload;
+mod persistence_id;
+mod revision;
+mod slice;
+mod store;
+mod tags;
+
+pub use changes::{ChangesPage, ChangesQuery, TimestampOffset};
+pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
+pub use mapping::{DeleteForm, StateMapping};
+pub use payload::{Manifest, Payload, SerializerId};
+pub use persistence_id::{InvalidPersistenceId, PersistenceId};
+pub use revision::Revision;
+pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
+pub use store::{
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
+    StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
+};
+pub use tags::{TAGS_MAX, Tags};

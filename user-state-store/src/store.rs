@@ -1,0 +1,215 @@
+//! The contract of a durable state store: what each backend does, whatever its database.
+//!
+//! **Problem.** Many entities' states become durable together, yet each needs its own answer: a conflict on
+//! one must not harm its neighbours, and a lost answer must not pass for a failure.
+//!
+//! **How.** A [`WriteBatch`] holds at most one compare-and-set [`Write`] per entity; a backend answers with one
+//! [`WriteOutcome`] per write, in the order of the batch. There are three kinds of answers, never more:
+//! applied, surely not applied, and unknown.
+//!
+//! **Guarantees.** One row per persistence id; a revision is written only where the stored one is the expected
+//! one; `db_timestamp` strictly increases per id; a row that cannot be read is never overwritten.
+//!
+//! **Not here.** Retrying, resolving unknown outcomes (see [`crate::resolve`]) and caching.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::changes::{ChangesPage, ChangesQuery};
+use crate::error::{Cause, StoreError};
+use crate::payload::Payload;
+use crate::persistence_id::PersistenceId;
+use crate::revision::Revision;
+use crate::slice::Slice;
+use crate::tags::Tags;
+
+mod batch;
+
+pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, WriteBatch};
+
+/// Durable states in a database, one row per persistence id.
+///
+/// Implemented by [`crate::PostgresStore`] and [`crate::SqliteStore`]; shared as
+/// `Arc<dyn DurableStateStore>`.
+///
+/// # Contract
+/// The conformance suite (feature `conformance`) is the contract in executable form; each method's
+/// `# Contract` section is its text. An implementation keeps its promises when any of its futures is dropped
+/// at any await point: a connection with an unfinished call is closed, never reused.
+#[async_trait]
+pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
+    /// Loads the rows of these ids in one round trip.
+    ///
+    /// # Contract
+    /// The answer has one element per id, in the order asked: `Ok(None)` where there is no row, and an error
+    /// of its own for an id whose row is unreadable ([`StoreError::Corrupt`], for a payload beyond the
+    /// limit) or doubled ([`StoreError::DuplicateRows`]). Ids may repeat. At most [`BATCH_ROWS_MAX`] ids.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`], for all ids together;
+    /// [`StoreError::TooLarge`] for too many ids.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the answer and nothing else.
+    async fn load(
+        &self,
+        ids: &[PersistenceId],
+    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError>;
+
+    /// Writes a batch.
+    ///
+    /// # Contract
+    /// One outcome per write, in the order of `batch.writes()`. A write is applied where the stored revision
+    /// is the expected one, and only there; a creating write ([`Revision::NONE`] expected) only where no row
+    /// exists, and never beside one that another writer makes meanwhile. One write's failure leaves the others
+    /// of the batch unharmed. An outcome is [`WriteOutcome::NotApplied`] only where the write surely
+    /// was not applied and will not be later.
+    ///
+    /// # Cancel safety
+    /// After a drop the writes may or may not have been applied.
+    async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome>;
+
+    /// Makes sure that a database session which lost its client runs nothing any more.
+    ///
+    /// # Contract
+    /// [`Fence::Closed`] only where the session is surely gone; then whatever it was to apply is applied
+    /// already or never will be.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    async fn fence(&self, session: &WriterSession) -> Fence;
+
+    /// One page of the latest states of a slice range, oldest first.
+    ///
+    /// # Contract
+    /// As Pekko's `currentChangesBySlices`: ordered by `db_timestamp`, then revision; only the latest revision of
+    /// each entity; marks of deletion included. See [`ChangesQuery`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the answer and nothing else.
+    async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError>;
+
+    /// At most `limit` persistence ids behind `after`, in the order of the database's collation.
+    ///
+    /// # Contract
+    /// As Pekko's `currentPersistenceIds(afterId, limit)`: strictly after `after`, deleted states that left
+    /// a mark included. Following pages from the last id of each reaches every id that existed throughout.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the answer and nothing else.
+    async fn persistence_ids(
+        &self,
+        after: Option<&PersistenceId>,
+        limit: NonZeroUsize,
+    ) -> Result<Vec<PersistenceId>, StoreError>;
+
+    /// Closes all connections, waiting for calls under way; later calls get [`StoreError::Closed`].
+    async fn close(&self);
+}
+
+/// A row, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredState {
+    /// Whose row this is.
+    pub persistence_id: PersistenceId,
+    /// The stored slice.
+    pub slice: Slice,
+    /// The stored entity type.
+    pub entity_type: Box<str>,
+    /// The stored revision.
+    pub revision: Revision,
+    /// When the row was last written, by the database's clock; strictly increasing per id.
+    pub db_timestamp: DateTime<Utc>,
+    /// The state, or the mark that it was deleted.
+    pub value: StoredValue,
+    /// The stored tags.
+    pub tags: Tags,
+}
+
+/// What a row says of an entity's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredValue {
+    /// A serialized state.
+    State(Payload),
+    /// Pekko 2.0's delete marker: serializer 0 and an empty payload.
+    Deleted,
+}
+
+/// A compare-and-set on one entity's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The entity.
+    pub persistence_id: PersistenceId,
+    /// The revision that must be stored; [`Revision::NONE`] where there must be no row.
+    pub expected: Revision,
+    /// What becomes of the row.
+    pub change: Change,
+}
+
+/// What a write does to its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Stores a state.
+    Put {
+        /// The new revision: above the expected one, and 1 for a creating write.
+        revision: Revision,
+        /// The state.
+        payload: Payload,
+        /// Replace the stored tags.
+        tags: Tags,
+    },
+    /// Stores Pekko 2.0's delete marker at the next revision; tags stay as they are.
+    Mark,
+    /// Removes the row. After it the entity counts from revision 0 again.
+    Erase,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is durable. The new `db_timestamp`; `None` after [`Change::Erase`].
+    Applied(Option<DateTime<Utc>>),
+    /// Not applied: the stored revision is not the expected one, or a row exists that must not.
+    Conflict,
+    /// Surely not applied, and it will not be later.
+    NotApplied(StoreError),
+    /// It was sent and its answer was lost: it may have been applied, or may still be.
+    Unknown(UnknownOutcome),
+}
+
+/// What is known of a write whose answer was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownOutcome {
+    /// The database session that may still be running it; `None` where the backend has no sessions that
+    /// outlive their client (SQLite).
+    pub session: Option<WriterSession>,
+    /// How the answer was lost.
+    pub cause: Cause,
+}
+
+/// A database session that sent writes: enough to find and end it, and never another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WriterSession {
+    /// The process id of the session's server process.
+    pub process_id: i32,
+    /// When that process started, in microseconds since 1970 by the server's clock: process ids are reused.
+    pub started_at_micros: i64,
+}
+
+/// Whether an old session is out of the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// The session is gone: nothing of it can still be applied.
+    Closed,
+    /// It may still be running.
+    Open,
+}

@@ -1,0 +1,130 @@
+//! A set of writes that a store can send together.
+
+use crate::payload::Payload;
+use crate::revision::Revision;
+use crate::store::{Change, Write};
+use crate::tags::TAGS_MAX;
+
+/// The most writes in a batch, and the most ids in a load.
+///
+/// Beyond some hundreds of rows a larger statement gains nothing, while its locks are held longer.
+pub const BATCH_ROWS_MAX: usize = 1_000;
+
+/// The most payload bytes in a batch: 8 MiB keep one statement's memory on both sides small. A batch of a single
+/// write may exceed it; the payload's own limit holds for that.
+pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Writes of distinct entities, sorted by persistence id.
+///
+/// The order makes concurrent writers lock rows in the same order; distinct ids make each outcome belong to
+/// one entity (an `UPDATE` that meets an id twice changes the row once, silently).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteBatch {
+    writes: Vec<Write>,
+}
+
+/// Why writes make no batch. Programs that keep one write per entity never meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidBatch {
+    /// Two writes for one id.
+    #[error("a batch holds two writes for one persistence id")]
+    RepeatedId,
+    /// More writes than [`BATCH_ROWS_MAX`].
+    #[error("a batch has at most {BATCH_ROWS_MAX} writes, this one has {rows}")]
+    TooManyRows {
+        /// How many there are.
+        rows: usize,
+    },
+    /// More payload bytes than [`BATCH_BYTES_MAX`].
+    #[error("a batch has at most {BATCH_BYTES_MAX} payload bytes, this one has {bytes}")]
+    TooManyBytes {
+        /// How many there are.
+        bytes: usize,
+    },
+    /// A new revision that is not above the expected one, or a creating write above revision 1.
+    #[error("a write's new revision must follow the expected one, and be 1 where it creates")]
+    WrongRevision,
+    /// More tags than [`TAGS_MAX`].
+    #[error("a row has at most {TAGS_MAX} tags")]
+    TooManyTags,
+    /// [`Change::Erase`] of an entity that has no row.
+    #[error("there is nothing to erase at revision 0")]
+    NothingToErase,
+}
+
+impl WriteBatch {
+    /// A batch of these writes; sorts them by persistence id.
+    ///
+    /// # Errors
+    /// Where a rule of batches is broken; see [`InvalidBatch`].
+    pub fn new(mut writes: Vec<Write>) -> Result<Self, InvalidBatch> {
+        if writes.len() > BATCH_ROWS_MAX {
+            return Err(InvalidBatch::TooManyRows { rows: writes.len() });
+        }
+        let bytes = writes.iter().map(Write::payload_len).sum();
+        if bytes > BATCH_BYTES_MAX && writes.len() > 1 {
+            return Err(InvalidBatch::TooManyBytes { bytes });
+        }
+        writes.iter().try_for_each(Write::validate)?;
+        writes.sort_unstable_by(|left, right| left.persistence_id.cmp(&right.persistence_id));
+        let repeated = writes.windows(2).any(
+            |pair| matches!(pair, [left, right] if left.persistence_id == right.persistence_id),
+        );
+        if repeated {
+            return Err(InvalidBatch::RepeatedId);
+        }
+        Ok(Self { writes })
+    }
+
+    /// The writes, in the order of their ids.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// Gives the writes back, in the order of their ids.
+    pub fn into_writes(self) -> Vec<Write> {
+        self.writes
+    }
+}
+
+impl Write {
+    /// The revision after this write; [`Revision::NONE`] after [`Change::Erase`].
+    pub fn new_revision(&self) -> Revision {
+        match &self.change {
+            Change::Put { revision, .. } => *revision,
+            Change::Mark => self.expected.next().unwrap_or(self.expected),
+            Change::Erase => Revision::NONE,
+        }
+    }
+
+    /// The payload this write stores, where it stores one.
+    pub fn payload(&self) -> Option<&Payload> {
+        match &self.change {
+            Change::Put { payload, .. } => Some(payload),
+            Change::Mark | Change::Erase => None,
+        }
+    }
+
+    /// How many payload bytes this write carries.
+    pub fn payload_len(&self) -> usize {
+        self.payload().map_or(0, |payload| payload.bytes.len())
+    }
+
+    fn validate(&self) -> Result<(), InvalidBatch> {
+        match &self.change {
+            Change::Put { revision, .. } if *revision <= self.expected => {
+                Err(InvalidBatch::WrongRevision)
+            }
+            Change::Put { revision, .. }
+                if self.expected.is_none() && *revision != Revision::FIRST =>
+            {
+                Err(InvalidBatch::WrongRevision)
+            }
+            Change::Put { tags, .. } if tags.len() > TAGS_MAX => Err(InvalidBatch::TooManyTags),
+            Change::Mark if self.expected.next().is_none() => Err(InvalidBatch::WrongRevision),
+            Change::Erase if self.expected.is_none() => Err(InvalidBatch::NothingToErase),
+            _ => Ok(()),
+        }
+    }
+}
