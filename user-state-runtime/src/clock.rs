@@ -46,7 +46,10 @@ impl std::ops::Add<Duration> for Moment {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -82,7 +85,9 @@ pub struct SystemClock {
 impl SystemClock {
     /// A clock whose origin is now.
     pub fn new() -> Self {
-        Self { origin: tokio::time::Instant::now() }
+        Self {
+            origin: tokio::time::Instant::now(),
+        }
     }
 }
 
@@ -98,7 +103,10 @@ impl Clock for SystemClock {
         Moment::ORIGIN + self.origin.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the clock everybody else reads")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock everybody else reads"
+    )]
     fn utc_now(&self) -> DateTime<Utc> {
         Utc::now()
     }

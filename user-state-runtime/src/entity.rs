@@ -103,7 +103,11 @@ pub(crate) enum Moved<A: Aggregate> {
     /// Load its row.
     Loads,
     /// Take it out of memory, its state durable, and give the others to its next incarnation.
-    Leaves { reason: PassivationReason, request: Pending<A>, others: VecDeque<Pending<A>> },
+    Leaves {
+        reason: PassivationReason,
+        request: Pending<A>,
+        others: VecDeque<Pending<A>>,
+    },
     /// Take it out of memory, its state lost, and give the others to its next incarnation.
     Drops(VecDeque<Pending<A>>),
 }
@@ -152,10 +156,7 @@ where
     pub(crate) fn open_requests(&self) -> usize {
         self.work.as_ref().map_or(0, |work| {
             let flying = work.flight.as_ref().map_or(0, Flight::len);
-            work.waiting.len()
-                + work.gathered.len()
-                + usize::from(work.handling.is_some())
-                + flying
+            work.waiting.len() + work.gathered.len() + usize::from(work.handling.is_some()) + flying
         })
     }
 
@@ -179,11 +180,15 @@ where
     pub(crate) fn pump(&mut self, driver: &Driver<'_, A>) -> Moved<A> {
         while self.phase == Phase::Ready {
             let clean = self.is_clean();
-            let Some(work) = self.work.as_deref_mut() else { break };
+            let Some(work) = self.work.as_deref_mut() else {
+                break;
+            };
             if work.is_blocked() || (self.durable.is_none() && !self.revision.is_none()) {
                 break;
             }
-            let Some(next) = work.waiting.front() else { break };
+            let Some(next) = work.waiting.front() else {
+                break;
+            };
             let alone = !matches!(
                 next.request,
                 Request::Execute { .. } | Request::Tell { .. } | Request::Read { .. }
@@ -195,7 +200,9 @@ where
                 self.phase = Phase::Loading(Load::Confirmation);
                 return Moved::Loads;
             }
-            let Some(pending) = work.waiting.pop_front() else { break };
+            let Some(pending) = work.waiting.pop_front() else {
+                break;
+            };
             if let Some(moved) = self.handle(pending, driver) {
                 return moved;
             }
@@ -253,12 +260,7 @@ where
         self.pump(driver)
     }
 
-    fn settle_handled(
-        &mut self,
-        pending: Pending<A>,
-        handled: Handled<A>,
-        driver: &Driver<'_, A>,
-    ) {
+    fn settle_handled(&mut self, pending: Pending<A>, handled: Handled<A>, driver: &Driver<'_, A>) {
         match handled {
             Handled::Changed(state) => {
                 let Some(next) = self.revision.next() else {
@@ -316,8 +318,16 @@ where
     }
 
     fn leave(&mut self, reason: PassivationReason, request: Pending<A>) -> Moved<A> {
-        let others = self.work.take().map(|work| work.waiting).unwrap_or_default();
-        Moved::Leaves { reason, request, others }
+        let others = self
+            .work
+            .take()
+            .map(|work| work.waiting)
+            .unwrap_or_default();
+        Moved::Leaves {
+            reason,
+            request,
+            others,
+        }
     }
 
     /// Answers at once where the state is durable, otherwise when it will be.
@@ -354,7 +364,9 @@ where
     /// Whether the entity belongs into the shard's list of dirty ones and is not there yet; marks it as listed.
     pub(crate) fn list_as_dirty(&mut self) -> bool {
         let due = self.is_dirty();
-        let Some(work) = self.work.as_mut() else { return false };
+        let Some(work) = self.work.as_mut() else {
+            return false;
+        };
         if work.queued || work.flight.is_some() || !due {
             return false;
         }
@@ -375,7 +387,9 @@ where
         loaded: Result<(A, Revision), Failure>,
         driver: &Driver<'_, A>,
     ) -> Moved<A> {
-        let Phase::Loading(load) = self.phase else { return Moved::Waits };
+        let Phase::Loading(load) = self.phase else {
+            return Moved::Waits;
+        };
         self.phase = Phase::Ready;
         match loaded {
             Ok((state, revision)) => {
@@ -422,11 +436,16 @@ where
 
     /// Handles again what was handled on a lost state, or tells its callers.
     fn undo(&mut self, doom: Doom, driver: &Driver<'_, A>) -> Moved<A> {
-        let Some(mut work) = self.work.take() else { return Moved::Drops(VecDeque::new()) };
+        let Some(mut work) = self.work.take() else {
+            return Moved::Drops(VecDeque::new());
+        };
         let (undo, failure) = match &doom {
             Doom::Conflict | Doom::Lost => (Undo::Everything, Failure::Conflict),
             Doom::NotApplied(failure) => (Undo::Changes, failure.clone()),
-            Doom::Abandoned => (Undo::Changes, Failure::behind_unresolved(driver.persistence_id)),
+            Doom::Abandoned => (
+                Undo::Changes,
+                Failure::behind_unresolved(driver.persistence_id),
+            ),
         };
         let mut again = VecDeque::with_capacity(work.gathered.len() + work.waiting.len());
         for settled in std::mem::take(&mut work.gathered) {
@@ -452,7 +471,11 @@ where
         let Some(work) = self.work.take() else { return };
         let work = *work;
         for settled in work.flight.into_iter().flat_map(Flight::into_settled) {
-            let failure = if settled.is_change() { Failure::Unknown } else { unavailable() };
+            let failure = if settled.is_change() {
+                Failure::Unknown
+            } else {
+                unavailable()
+            };
             driver.fail_settled(settled, failure);
         }
         for settled in work.gathered {
@@ -511,7 +534,11 @@ fn unavailable() -> Failure {
 
 /// A BIGINT's worth of commands to one user; refused rather than wrapped.
 fn revisions_exhausted() -> Failure {
-    Failure::Refused(StoreError::TooLarge { what: "the revision", actual: usize::MAX, limit: usize::MAX })
+    Failure::Refused(StoreError::TooLarge {
+        what: "the revision",
+        actual: usize::MAX,
+        limit: usize::MAX,
+    })
 }
 
 /// When callers of an unresolved write are told, in real time.

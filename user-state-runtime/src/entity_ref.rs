@@ -35,7 +35,11 @@ where
 {
     pub(crate) fn new(runtime: Arc<Inner<A>>, persistence_id: PersistenceId) -> Self {
         let shard = runtime.shard_of(&persistence_id);
-        Self { runtime, persistence_id, shard }
+        Self {
+            runtime,
+            persistence_id,
+            shard,
+        }
     }
 
     /// Whose handle this is.
@@ -53,7 +57,11 @@ where
     /// Dropping the future after its first poll stops the waiting only: the command may still be executed.
     pub async fn execute(&self, command: A::Command) -> Result<Revision, ExecuteError<A>> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Execute { command: Some(command), reply }).map_err(NotSent::into_execute)?;
+        self.send(Request::Execute {
+            command: Some(command),
+            reply,
+        })
+        .map_err(NotSent::into_execute)?;
         // A shard that ends without an answer may have sent the write.
         answer.await.unwrap_or(Err(ExecuteError::Unknown))
     }
@@ -64,7 +72,10 @@ where
     /// # Errors
     /// Where the mailbox is full or closed; the command comes back.
     pub fn tell(&self, command: A::Command) -> Result<(), TellError<A>> {
-        self.send(Request::Tell { command: Some(command) }).map_err(NotSent::into_tell)
+        self.send(Request::Tell {
+            command: Some(command),
+        })
+        .map_err(NotSent::into_tell)
     }
 
     /// Reads the state: linearizable, and never one that is not durable. From memory where the entity is live.
@@ -103,7 +114,8 @@ where
     pub async fn delete(&self) -> Result<Revision, RequestError> {
         let at = self.runtime.clock().utc_now();
         let lost = Err(RequestError::Unknown);
-        self.ask_or(lost, |reply| Request::Delete { at, reply }).await
+        self.ask_or(lost, |reply| Request::Delete { at, reply })
+            .await
     }
 
     /// Takes the entity out of memory once everything before is durable. The next message recovers it.
@@ -130,10 +142,11 @@ where
         request: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request<A>,
     ) -> Result<T, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.send(request(reply)).map_err(|not_sent| match not_sent {
-            NotSent::Full(_) => RequestError::Overloaded,
-            NotSent::Closed(_) => RequestError::Closed,
-        })?;
+        self.send(request(reply))
+            .map_err(|not_sent| match not_sent {
+                NotSent::Full(_) => RequestError::Overloaded,
+                NotSent::Closed(_) => RequestError::Closed,
+            })?;
         answer.await.unwrap_or(unanswered)
     }
 
@@ -160,20 +173,26 @@ where
 impl<A: Aggregate> NotSent<A> {
     fn into_execute(self) -> ExecuteError<A> {
         match self {
-            Self::Full(Request::Execute { command: Some(command), .. }) => {
-                ExecuteError::Overloaded(command)
-            }
-            Self::Closed(Request::Execute { command: Some(command), .. }) => {
-                ExecuteError::Closed(command)
-            }
+            Self::Full(Request::Execute {
+                command: Some(command),
+                ..
+            }) => ExecuteError::Overloaded(command),
+            Self::Closed(Request::Execute {
+                command: Some(command),
+                ..
+            }) => ExecuteError::Closed(command),
             _ => unreachable!("a command that was not sent comes back"),
         }
     }
 
     fn into_tell(self) -> TellError<A> {
         match self {
-            Self::Full(Request::Tell { command: Some(command) }) => TellError::Overloaded(command),
-            Self::Closed(Request::Tell { command: Some(command) }) => TellError::Closed(command),
+            Self::Full(Request::Tell {
+                command: Some(command),
+            }) => TellError::Overloaded(command),
+            Self::Closed(Request::Tell {
+                command: Some(command),
+            }) => TellError::Closed(command),
             _ => unreachable!("a command that was not sent comes back"),
         }
     }
@@ -191,6 +210,9 @@ impl<A: Aggregate> Clone for EntityRef<A> {
 
 impl<A: Aggregate> fmt::Debug for EntityRef<A> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("EntityRef").field(&self.persistence_id).finish()
+        formatter
+            .debug_tuple("EntityRef")
+            .field(&self.persistence_id)
+            .finish()
     }
 }

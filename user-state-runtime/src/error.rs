@@ -78,7 +78,10 @@ pub enum StartError {
     #[error("{0} must be at least 1")]
     ZeroLimit(&'static str),
     /// The mapping gives more tags than a row may have.
-    #[error("the mapping gives {tags} tags, a row has at most {}", user_state_store::TAGS_MAX)]
+    #[error(
+        "the mapping gives {tags} tags, a row has at most {}",
+        user_state_store::TAGS_MAX
+    )]
     TooManyTags {
         /// How many it gives.
         tags: usize,
@@ -105,9 +108,9 @@ impl Failure {
     /// The failure of a write that surely was not applied.
     pub(crate) fn not_applied(error: StoreError) -> Self {
         match error {
-            StoreError::Refused(_) | StoreError::TooLarge { .. } | StoreError::Unencodable { .. } => {
-                Self::Refused(error)
-            }
+            StoreError::Refused(_)
+            | StoreError::TooLarge { .. }
+            | StoreError::Unencodable { .. } => Self::Refused(error),
             other => Self::Unavailable(other),
         }
     }
@@ -115,7 +118,9 @@ impl Failure {
     /// The failure of a load.
     pub(crate) fn not_loaded(error: StoreError) -> Self {
         match error {
-            StoreError::Corrupt { .. } | StoreError::DuplicateRows { .. } => Self::Unreadable(error),
+            StoreError::Corrupt { .. } | StoreError::DuplicateRows { .. } => {
+                Self::Unreadable(error)
+            }
             other => Self::Unavailable(other),
         }
     }
@@ -127,7 +132,9 @@ impl Failure {
             (Self::Overloaded, Some(command)) => ExecuteError::Overloaded(command),
             (Self::Closed, Some(command)) => ExecuteError::Closed(command),
             // A command that was handled once is no longer there to come back.
-            (Self::Overloaded | Self::Closed, None) => ExecuteError::Unavailable(StoreError::Closed),
+            (Self::Overloaded | Self::Closed, None) => {
+                ExecuteError::Unavailable(StoreError::Closed)
+            }
             (Self::Conflict, _) => ExecuteError::Conflict,
             (Self::Unavailable(error), _) => ExecuteError::Unavailable(error),
             (Self::Unreadable(error), _) => ExecuteError::Unreadable(error),
@@ -140,7 +147,9 @@ impl Failure {
     /// An unresolved write is ahead.
     pub(crate) fn behind_unresolved(persistence_id: &PersistenceId) -> Self {
         tracing::debug!(%persistence_id, "a request waited behind an unresolved write for too long");
-        Self::Unavailable(StoreError::OutcomeUnknown(user_state_store::Cause::Deadline))
+        Self::Unavailable(StoreError::OutcomeUnknown(
+            user_state_store::Cause::Deadline,
+        ))
     }
 }
 
@@ -210,7 +219,9 @@ where
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(error),
-            Self::Unavailable(error) | Self::Unreadable(error) | Self::Refused(error) => Some(error),
+            Self::Unavailable(error) | Self::Unreadable(error) | Self::Refused(error) => {
+                Some(error)
+            }
             _ => None,
         }
     }

@@ -17,7 +17,9 @@ mod runtime;
 mod settings;
 mod shard;
 mod stats;
-mod users;
+//mod users;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod work;
 
 pub use barrier::{Barrier, BarrierError};

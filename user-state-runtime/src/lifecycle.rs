@@ -166,12 +166,18 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(events_max: usize) -> Self {
-        Self { sender: broadcast::Sender::new(events_max), subscribers: Arc::default() }
+        Self {
+            sender: broadcast::Sender::new(events_max),
+            subscribers: Arc::default(),
+        }
     }
 
     pub(crate) fn subscribe(&self) -> Lifecycle {
         self.subscribers.fetch_add(1, Ordering::Relaxed);
-        Lifecycle { receiver: self.sender.subscribe(), subscribers: Arc::clone(&self.subscribers) }
+        Lifecycle {
+            receiver: self.sender.subscribe(),
+            subscribers: Arc::clone(&self.subscribers),
+        }
     }
 
     pub(crate) fn publish(&self, event: impl FnOnce() -> LifecycleEvent) {

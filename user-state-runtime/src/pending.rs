@@ -34,7 +34,8 @@ impl OpenRequests {
     /// Ends the epoch.
     pub(crate) fn next_epoch(&self) {
         self.epoch.set(self.epoch.get().wrapping_add(1));
-        self.unhandled_before.set(self.unhandled_before.get() + self.unhandled_now.take());
+        self.unhandled_before
+            .set(self.unhandled_before.get() + self.unhandled_now.take());
     }
 
     fn opened(&self) -> u32 {
@@ -44,8 +45,11 @@ impl OpenRequests {
     }
 
     fn handled(&self, epoch: u32) {
-        let unhandled =
-            if epoch == self.epoch.get() { &self.unhandled_now } else { &self.unhandled_before };
+        let unhandled = if epoch == self.epoch.get() {
+            &self.unhandled_now
+        } else {
+            &self.unhandled_before
+        };
         unhandled.set(unhandled.get().saturating_sub(1));
     }
 
@@ -82,7 +86,12 @@ pub(crate) enum Undo {
 
 impl<A: Aggregate> Pending<A> {
     pub(crate) fn open(request: Request<A>, accepted_at: Moment, requests: &OpenRequests) -> Self {
-        Self { request, accepted_at, attempts: 0, epoch: Some(requests.opened()) }
+        Self {
+            request,
+            accepted_at,
+            attempts: 0,
+            epoch: Some(requests.opened()),
+        }
     }
 
     /// Whether a copy of the command is worth keeping: it may be handled once more.
@@ -97,7 +106,11 @@ impl<A: Aggregate> Pending<A> {
         requests: &OpenRequests,
     ) -> Settled<A> {
         self.mark_handled(requests);
-        Settled { pending: self, revision, answer }
+        Settled {
+            pending: self,
+            revision,
+            answer,
+        }
     }
 
     pub(crate) fn answer(
@@ -151,7 +164,8 @@ impl<A: Aggregate> Pending<A> {
 impl<A: Aggregate> Settled<A> {
     /// Sends the answer: its revision is durable.
     pub(crate) fn send(self, requests: &OpenRequests, observers: Observers<'_>) {
-        self.pending.answer(self.revision, self.answer, requests, observers);
+        self.pending
+            .answer(self.revision, self.answer, requests, observers);
     }
 
     pub(crate) fn fail(self, failure: Failure, requests: &OpenRequests, observers: Observers<'_>) {

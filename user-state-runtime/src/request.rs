@@ -43,7 +43,10 @@ pub(crate) struct Message<A: Aggregate> {
 /// What is asked of an entity.
 pub(crate) enum Request<A: Aggregate> {
     /// A command; `command` is gone while or after it is handled, unless a copy is kept for a retry.
-    Execute { command: Option<A::Command>, reply: ExecuteReply<A> },
+    Execute {
+        command: Option<A::Command>,
+        reply: ExecuteReply<A>,
+    },
     /// A command whose caller does not wait.
     Tell { command: Option<A::Command> },
     /// The state, linearizable.
@@ -51,7 +54,10 @@ pub(crate) enum Request<A: Aggregate> {
     /// The state, after a look at the database.
     Confirm { reply: ReadReply<A> },
     /// Deletion at this calendar time.
-    Delete { at: DateTime<Utc>, reply: RevisionReply },
+    Delete {
+        at: DateTime<Utc>,
+        reply: RevisionReply,
+    },
     /// Passivation, whatever the idle time.
     Passivate { reply: DoneReply },
     /// Passivation that the runtime itself has decided on.

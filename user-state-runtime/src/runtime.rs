@@ -65,7 +65,11 @@ where
                 sender
             })
             .collect();
-        let inner = Arc::new(Inner { context, mailboxes, shards: Mutex::new(shards) });
+        let inner = Arc::new(Inner {
+            context,
+            mailboxes,
+            shards: Mutex::new(shards),
+        });
         inner.context.clock.attach(barrier(&inner));
         Self { inner }
     }
@@ -105,7 +109,11 @@ where
         while let Some(ended) = shards.join_next().await {
             in_time &= ended.is_ok() && Instant::now() < until;
         }
-        if in_time { Ok(()) } else { Err(ShutdownTimedOut) }
+        if in_time {
+            Ok(())
+        } else {
+            Err(ShutdownTimedOut)
+        }
     }
 }
 
@@ -129,7 +137,9 @@ where
     A::Error: Send + Sync + 'static,
 {
     async move {
-        let Some(inner) = inner.upgrade() else { return Ok(()) };
+        let Some(inner) = inner.upgrade() else {
+            return Ok(());
+        };
         let timeout = inner.context.settings.advance_timeout;
         let passes = inner.mailboxes.iter().map(|mailbox| async move {
             let (reply, passed) = oneshot::channel();
@@ -141,7 +151,10 @@ where
         });
         let all = futures_util::future::join_all(passes);
         let passed = tokio::time::timeout(timeout, all).await;
-        passed.map_err(|_| BarrierError::Late(timeout))?.into_iter().collect()
+        passed
+            .map_err(|_| BarrierError::Late(timeout))?
+            .into_iter()
+            .collect()
     }
     .boxed()
 }
@@ -152,7 +165,9 @@ impl<A: Aggregate> Inner<A> {
     }
 
     pub(crate) fn mailbox(&self, shard: usize) -> &mpsc::Sender<Mail<A>> {
-        self.mailboxes.get(shard).unwrap_or_else(|| unreachable!("every entity has a shard"))
+        self.mailboxes
+            .get(shard)
+            .unwrap_or_else(|| unreachable!("every entity has a shard"))
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -173,7 +188,9 @@ impl<A: Aggregate> Drop for Inner<A> {
 
 impl<A: Aggregate> Clone for Runtime<A> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 

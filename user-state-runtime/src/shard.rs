@@ -37,7 +37,10 @@ pub(crate) enum Mail<A: Aggregate> {
     /// A request to an entity.
     Request(Message<A>),
     /// A clock that is moved by hand has reached this moment; answered when the shard has caught up.
-    Advance { to: Moment, reply: oneshot::Sender<Result<(), BarrierError>> },
+    Advance {
+        to: Moment,
+        reply: oneshot::Sender<Result<(), BarrierError>>,
+    },
     /// Finish what was accepted, until this real time.
     Shutdown { until: Instant },
 }
@@ -49,7 +52,10 @@ pub(crate) enum Effect<A: Aggregate> {
     /// Write this batch.
     Write(user_state_store::WriteBatch),
     /// Attempt to resolve these writes, after the interval where they were attempted before.
-    Resolve { writes: Vec<user_state_store::UnresolvedWrite>, again: bool },
+    Resolve {
+        writes: Vec<user_state_store::UnresolvedWrite>,
+        again: bool,
+    },
     /// Run this handler to its end.
     Handle(PersistenceId, crate::handler::Running<A>),
 }
@@ -92,7 +98,9 @@ where
             start(effect, &context, &mut work, &mut handlers);
         }
         if idle_timer.is_none() {
-            idle_timer = core.next_idle_time().map(|moment| (moment, sleep(&context, moment)));
+            idle_timer = core
+                .next_idle_time()
+                .map(|moment| (moment, sleep(&context, moment)));
         }
     }
 }
@@ -131,7 +139,11 @@ fn start<A>(
             work.spawn(work::write(store, batch));
         }
         Effect::Resolve { writes, again } => {
-            let delay = if again { context.settings.resolve_interval } else { Default::default() };
+            let delay = if again {
+                context.settings.resolve_interval
+            } else {
+                Default::default()
+            };
             work.spawn(work::resolve(store, writes, context.writers, delay));
         }
         Effect::Handle(id, running) => {

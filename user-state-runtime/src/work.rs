@@ -8,8 +8,8 @@ use cqrs_es::Aggregate;
 use futures_util::FutureExt;
 use user_state_store::{
     Cause, DecodeError, DurableStateStore, PersistenceId, Resolution, Revision, StateMapping,
-    StoreError, StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, WriteBatch, WriteOutcome,
-    Writers,
+    StoreError, StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, WriteBatch,
+    WriteOutcome, Writers,
 };
 
 use crate::error::Failure;
@@ -25,17 +25,21 @@ pub(crate) enum Done<A> {
 }
 
 /// Loads and decodes the rows of these ids.
-pub(crate) async fn load<A: Aggregate>(
+pub(crate) async fn load<A: Aggregate + 'static>(
     store: Arc<dyn DurableStateStore>,
     mapping: Arc<dyn StateMapping<A>>,
     ids: Vec<PersistenceId>,
 ) -> Done<A> {
     let loaded = AssertUnwindSafe(store.load(&ids)).catch_unwind().await;
-    let rows = loaded.unwrap_or(Err(StoreError::Unavailable(Cause::Other("the store panicked"))));
+    let rows = loaded.unwrap_or(Err(StoreError::Unavailable(Cause::Other(
+        "the store panicked",
+    ))));
     let loaded = match rows {
-        Ok(rows) => {
-            ids.into_iter().zip(rows).map(|(id, row)| decode(mapping.as_ref(), id, row)).collect()
-        }
+        Ok(rows) => ids
+            .into_iter()
+            .zip(rows)
+            .map(|(id, row)| decode(mapping.as_ref(), id, row))
+            .collect(),
         Err(error) => ids
             .into_iter()
             .map(|id| (id, Err(Failure::not_loaded(error.clone()))))
@@ -44,7 +48,7 @@ pub(crate) async fn load<A: Aggregate>(
     Done::Loaded(loaded)
 }
 
-fn decode<A: Aggregate>(
+fn decode<A: Aggregate + 'static>(
     mapping: &dyn StateMapping<A>,
     id: PersistenceId,
     row: Result<Option<StoredState>, StoreError>,
@@ -52,10 +56,16 @@ fn decode<A: Aggregate>(
     let decoded = match row {
         Err(error) => Err(error),
         Ok(None) => Ok((A::default(), Revision::NONE)),
-        Ok(Some(StoredState { revision, value: StoredValue::Deleted, .. })) => {
-            Ok((A::default(), revision))
-        }
-        Ok(Some(StoredState { revision, value: StoredValue::State(payload), .. })) => {
+        Ok(Some(StoredState {
+            revision,
+            value: StoredValue::Deleted,
+            ..
+        })) => Ok((A::default(), revision)),
+        Ok(Some(StoredState {
+            revision,
+            value: StoredValue::State(payload),
+            ..
+        })) => {
             let decoding = AssertUnwindSafe(|| mapping.decode(&id, &payload));
             std::panic::catch_unwind(decoding)
                 .unwrap_or(Err(DecodeError::Panicked))
@@ -85,7 +95,9 @@ pub(crate) async fn write<A>(store: Arc<dyn DurableStateStore>, batch: WriteBatc
     };
     let mut outcomes = outcomes.into_iter();
     Done::Written(
-        writes.map(|write| (write, outcomes.next().unwrap_or_else(missing))).collect(),
+        writes
+            .map(|write| (write, outcomes.next().unwrap_or_else(missing)))
+            .collect(),
     )
 }
 
@@ -98,7 +110,10 @@ pub(crate) async fn resolve<A>(
 ) -> Done<A> {
     tokio::time::sleep(delay).await;
     let attempt = user_state_store::resolve(store.as_ref(), &mut writes, writers);
-    let resolutions = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or_default();
+    let resolutions = AssertUnwindSafe(attempt)
+        .catch_unwind()
+        .await
+        .unwrap_or_default();
     let unresolved = || Resolution::Unresolved(Cause::Other("the store panicked"));
     let mut resolutions = resolutions.into_iter();
     Done::Resolved(

@@ -1,15 +1,13 @@
 //! An entity's write on its way to the database: cut, landed, or lost.
 
-use std::collections::VecDeque;
-
 use cqrs_es::Aggregate;
 use user_state_store::{Change, DeleteForm, EncodeError, Revision, StoreError, Write};
 
-use super::{Doom, Entity, Moved, Phase, ResolveDeadline};
+use super::{Doom, Entity, Moved, ResolveDeadline};
 use crate::driver::Driver;
 use crate::error::Failure;
 use crate::lifecycle::LifecycleEvent;
-use crate::pending::{Settled, Undo};
+use crate::pending::Settled;
 
 /// A write on its way, with the answers that depend on it.
 pub(super) struct Flight<A: Aggregate> {
@@ -63,7 +61,9 @@ where
     /// an error says what to do with an entity whose state has no stored form.
     pub(crate) fn cut(&mut self, driver: &Driver<'_, A>) -> Result<Option<Write>, Moved<A>> {
         let dirty = self.is_dirty();
-        let Some(work) = self.work.as_deref_mut() else { return Ok(None) };
+        let Some(work) = self.work.as_deref_mut() else {
+            return Ok(None);
+        };
         work.queued = false;
         if !dirty || work.flight.is_some() {
             return Ok(None);
@@ -135,11 +135,17 @@ where
     /// Sends the gathered answers that were decided at the revision that is durable now.
     fn send_durable(&mut self, driver: &Driver<'_, A>) {
         let durable = self.durable;
-        let Some(work) = self.work.as_deref_mut() else { return };
+        let Some(work) = self.work.as_deref_mut() else {
+            return;
+        };
         if work.deletion.is_some() {
             return;
         }
-        let ready = work.gathered.iter().take_while(|settled| settled.revision == durable).count();
+        let ready = work
+            .gathered
+            .iter()
+            .take_while(|settled| settled.revision == durable)
+            .count();
         for settled in work.gathered.drain(..ready) {
             driver.send(settled);
         }
@@ -169,10 +175,13 @@ where
 
     /// It cannot be found out whether the write in flight was applied.
     pub(crate) fn on_lost(&mut self, driver: &Driver<'_, A>) -> Moved<A> {
-        let Some(work) = self.work.as_deref_mut() else { return Moved::Waits };
+        let Some(work) = self.work.as_deref_mut() else {
+            return Moved::Waits;
+        };
         if let Some(flight) = &mut work.flight {
-            let (changes, others) =
-                std::mem::take(&mut flight.settled).into_iter().partition(Settled::is_change);
+            let (changes, others) = std::mem::take(&mut flight.settled)
+                .into_iter()
+                .partition(Settled::is_change);
             flight.settled = others;
             for settled in Vec::from_iter::<Vec<Settled<A>>>(changes) {
                 driver.fail_settled(settled, Failure::Unknown);
@@ -192,8 +201,12 @@ where
     /// Tells the callers of an unresolved write that their time is over. The entity stays closed until the
     /// write is resolved.
     pub(crate) fn abandon(&mut self, driver: &Driver<'_, A>) {
-        let Some(work) = self.work.as_deref_mut() else { return };
-        let Some(flight) = &mut work.flight else { return };
+        let Some(work) = self.work.as_deref_mut() else {
+            return;
+        };
+        let Some(flight) = &mut work.flight else {
+            return;
+        };
         flight.resolution = Resolution::Abandoned;
         for settled in std::mem::take(&mut flight.settled) {
             let failure = if settled.is_change() {
@@ -214,8 +227,12 @@ where
 
     /// The write in flight is over: its requests stand before the gathered ones again, and the state is given up.
     fn bring_back(&mut self, doom: Doom, driver: &Driver<'_, A>) -> Moved<A> {
-        let Some(work) = self.work.as_deref_mut() else { return Moved::Waits };
-        let Some(flight) = work.flight.take() else { return Moved::Waits };
+        let Some(work) = self.work.as_deref_mut() else {
+            return Moved::Waits;
+        };
+        let Some(flight) = work.flight.take() else {
+            return Moved::Waits;
+        };
         let abandoned = flight.is_abandoned();
         let mut settled = flight.settled;
         settled.append(&mut work.gathered);

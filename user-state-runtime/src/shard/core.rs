@@ -119,7 +119,10 @@ where
             Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => Some(until),
             _ => None,
         };
-        let resolving = self.unresolved.iter().filter_map(|id| self.entities.get(id)?.resolve_deadline());
+        let resolving = self
+            .unresolved
+            .iter()
+            .filter_map(|id| self.entities.get(id)?.resolve_deadline());
         resolving.chain(ending).min()
     }
 
@@ -145,7 +148,11 @@ where
     }
 
     fn on_message(&mut self, message: Message<A>) {
-        let Message { persistence_id, accepted_at, request } = message;
+        let Message {
+            persistence_id,
+            accepted_at,
+            request,
+        } = message;
         self.now = self.now.max(accepted_at);
         let pending = Pending::open(request, accepted_at, &self.requests);
         self.deliver(persistence_id, pending);
@@ -156,7 +163,10 @@ where
         // Everything that is due leaves in the epoch that the barrier waits for.
         while self.expire() {}
         self.requests.next_epoch();
-        self.barrier = Some(Waiter { reply, flush_failed: false });
+        self.barrier = Some(Waiter {
+            reply,
+            flush_failed: false,
+        });
     }
 
     /// A piece of database work has come to its end.
@@ -182,7 +192,10 @@ where
                 let (persistence_id, revision) = (id.clone(), *revision);
                 self.context
                     .lifecycle
-                    .publish(|| LifecycleEvent::Recovered { persistence_id, revision });
+                    .publish(|| LifecycleEvent::Recovered {
+                        persistence_id,
+                        revision,
+                    });
             }
         }
         if let Err(failure) = &row {
@@ -263,7 +276,12 @@ where
             return;
         }
         let leaves = due && !entity.is_leaving();
-        if !due && !matches!(pending.request, Request::Passivate { .. } | Request::Leave(_)) {
+        if !due
+            && !matches!(
+                pending.request,
+                Request::Passivate { .. } | Request::Leave(_)
+            )
+        {
             entity.touch(pending.accepted_at);
         }
         let leave = leaves.then(|| self.open_leave(PassivationReason::Idle));
@@ -282,8 +300,12 @@ where
 
     /// A request to an entity that is not live.
     fn enter(&mut self, id: PersistenceId, pending: Pending<A>) {
-        if matches!(pending.request, Request::Passivate { .. } | Request::Leave(_)) {
-            self.driver(&id).answer(pending, Revision::NONE, Answer::Done);
+        if matches!(
+            pending.request,
+            Request::Passivate { .. } | Request::Leave(_)
+        ) {
+            self.driver(&id)
+                .answer(pending, Revision::NONE, Answer::Done);
         } else if self.admission.is_empty() && self.make_room() {
             self.bring_to_life(id, pending);
         } else if self.admission.len() < self.context.settings.admission_requests_max {
@@ -319,7 +341,8 @@ where
         let settings = &self.context.settings;
         while self.loads_in_flight < settings.loads_in_flight_max && !self.loads.is_empty() {
             let count = self.loads.len().min(settings.batch_rows_max);
-            self.effects.push(Effect::Load(self.loads.drain(..count).collect()));
+            self.effects
+                .push(Effect::Load(self.loads.drain(..count).collect()));
             self.loads_in_flight += 1;
         }
     }
@@ -328,8 +351,11 @@ where
         if self.requests.earlier_are_handled()
             && let Some(waiter) = self.barrier.take()
         {
-            let passed =
-                if waiter.flush_failed { Err(BarrierError::FlushFailed) } else { Ok(()) };
+            let passed = if waiter.flush_failed {
+                Err(BarrierError::FlushFailed)
+            } else {
+                Ok(())
+            };
             drop(waiter.reply.send(passed));
         }
     }
@@ -348,8 +374,15 @@ where
         id: &PersistenceId,
         move_it: impl FnOnce(&mut Entity<A>, &Driver<'_, A>) -> Moved<A>,
     ) {
-        let Self { context, entities, requests, .. } = self;
-        let Some(entity) = entities.get_mut(id) else { return };
+        let Self {
+            context,
+            entities,
+            requests,
+            ..
+        } = self;
+        let Some(entity) = entities.get_mut(id) else {
+            return;
+        };
         let driver = driver(context, requests, id);
         let moved = move_it(entity, &driver);
         if entity.list_as_dirty() {
@@ -363,7 +396,11 @@ where
             Moved::Waits => {}
             Moved::Handles(running) => self.effects.push(Effect::Handle(id.clone(), running)),
             Moved::Loads => self.loads.push_back(id.clone()),
-            Moved::Leaves { reason, request, others } => {
+            Moved::Leaves {
+                reason,
+                request,
+                others,
+            } => {
                 let revision = self.passivate(id, reason);
                 self.driver(id).answer(request, revision, Answer::Done);
                 for pending in others {

@@ -36,7 +36,9 @@ where
         let mut writes: Vec<Write> = Vec::with_capacity(self.dirty.len().min(rows_max));
         let mut bytes = 0;
         while writes.len() < rows_max {
-            let Some(write) = self.held_over.take().or_else(|| self.cut_next()) else { break };
+            let Some(write) = self.held_over.take().or_else(|| self.cut_next()) else {
+                break;
+            };
             bytes += write.payload_len();
             if bytes > bytes_max && !writes.is_empty() {
                 self.held_over = Some(write);
@@ -93,7 +95,10 @@ where
             }
         }
         if !unknown.is_empty() {
-            self.effects.push(Effect::Resolve { writes: unknown, again: false });
+            self.effects.push(Effect::Resolve {
+                writes: unknown,
+                again: false,
+            });
         }
     }
 
@@ -120,7 +125,10 @@ where
             self.unresolved.retain(|other| *other != id);
         }
         if !unresolved.is_empty() {
-            self.effects.push(Effect::Resolve { writes: unresolved, again: true });
+            self.effects.push(Effect::Resolve {
+                writes: unresolved,
+                again: true,
+            });
         }
     }
 }

@@ -30,7 +30,9 @@ where
     pub(super) fn expire(&mut self) -> bool {
         let budget = LEAVES_PER_TURN_MAX.min(self.entities.len());
         for _ in 0..budget {
-            let Some((id, entity)) = self.entities.front() else { return false };
+            let Some((id, entity)) = self.entities.front() else {
+                return false;
+            };
             if entity.touched() + self.context.settings.idle_timeout > self.now {
                 return false;
             }
@@ -67,7 +69,10 @@ where
 
     /// When the next entity is due; `None` without any. Those told to leave already are waited for otherwise.
     pub(super) fn next_idle_time(&self) -> Option<Moment> {
-        let (_, entity) = self.entities.iter().find(|(_, entity)| !entity.is_leaving())?;
+        let (_, entity) = self
+            .entities
+            .iter()
+            .find(|(_, entity)| !entity.is_leaving())?;
         Some(entity.touched() + self.context.settings.idle_timeout)
     }
 
@@ -77,15 +82,19 @@ where
 
     /// Takes an entity with nothing to lose out of memory.
     pub(super) fn passivate(&mut self, id: &PersistenceId, reason: PassivationReason) -> Revision {
-        let Some(entity) = self.entities.remove(id) else { return Revision::NONE };
+        let Some(entity) = self.entities.remove(id) else {
+            return Revision::NONE;
+        };
         let revision = entity.durable();
         self.context.counters.passivated(1);
         self.context.counters.entity_left();
-        self.context.lifecycle.publish(|| LifecycleEvent::Passivated {
-            persistence_id: id.clone(),
-            revision,
-            reason,
-        });
+        self.context
+            .lifecycle
+            .publish(|| LifecycleEvent::Passivated {
+                persistence_id: id.clone(),
+                revision,
+                reason,
+            });
         revision
     }
 
@@ -96,7 +105,9 @@ where
             return true;
         }
         let candidates = self.entities.iter().take(CANDIDATES_MAX);
-        let idle = candidates.filter(|(_, entity)| Entity::is_idle(entity)).map(|(id, _)| id.clone());
+        let idle = candidates
+            .filter(|(_, entity)| Entity::is_idle(entity))
+            .map(|(id, _)| id.clone());
         match idle.take(1).last() {
             Some(id) => {
                 self.passivate(&id, PassivationReason::Limit);
