@@ -1,1 +1,4 @@
 //! Live entities on a durable state store.
+
+#[cfg(feature = "testkit")]
+pub mod testkit;
