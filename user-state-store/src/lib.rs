@@ -2,6 +2,7 @@
 
 mod changes;
 mod error;
+mod jackson;
 mod mapping;
 mod payload;
 mod persistence_id;
@@ -13,8 +14,9 @@ mod store;
 mod tags;
 
 pub use changes::{ChangesPage, ChangesQuery, TimestampOffset};
+pub use chrono_tz::Tz;
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
-pub use mapping::{DeleteForm, StateMapping};
+pub use mapping::{DeleteForm, SerdeMapping, StateMapping, UserStateMapping};
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
 pub use revision::Revision;
