@@ -1,20 +1,30 @@
 //! Durable state in the exact schema of Apache Pekko Persistence R2DBC, on PostgreSQL and SQLite.
 
 mod changes;
+mod connect;
 mod error;
 mod mapping;
+mod open_error;
 mod payload;
 mod persistence_id;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod revision;
 mod slice;
 mod store;
 mod tags;
 
 pub use changes::{ChangesPage, ChangesQuery, TimestampOffset};
+pub use connect::{
+    Access, ConnectOptions, Durability, RemoteTls, StoreSettings, TlsMode, connect, migrate,
+};
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
 pub use mapping::{DeleteForm, StateMapping};
+pub use open_error::OpenError;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use revision::Revision;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
 pub use store::{
