@@ -11,6 +11,8 @@ mod persistence_id;
 mod postgres;
 mod revision;
 mod slice;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod store;
 mod tags;
 
@@ -27,6 +29,11 @@ pub use persistence_id::{InvalidPersistenceId, PersistenceId};
 pub use postgres::PostgresStore;
 pub use revision::Revision;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{
+    Access as SqliteAccess, OpenError as SqliteOpenError, Settings as SqliteSettings,
+    Store as SqliteStore,
+};
 pub use store::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
     StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
