@@ -1,11 +1,15 @@
 //! Durable state in the exact schema of Apache Pekko Persistence R2DBC, on PostgreSQL and SQLite.
 
 mod changes;
+mod connect;
 mod error;
 mod jackson;
 mod mapping;
+mod open_error;
 mod payload;
 mod persistence_id;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod revision;
 mod slice;
 #[cfg(feature = "sqlite")]
@@ -15,10 +19,16 @@ mod tags;
 
 pub use changes::{ChangesPage, ChangesQuery, TimestampOffset};
 pub use chrono_tz::Tz;
+pub use connect::{
+    Access, ConnectOptions, Durability, RemoteTls, StoreSettings, TlsMode, connect, migrate,
+};
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
 pub use mapping::{DeleteForm, SerdeMapping, StateMapping, UserStateMapping};
+pub use open_error::OpenError;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresStore;
 pub use revision::Revision;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
 #[cfg(feature = "sqlite")]
