@@ -36,6 +36,8 @@ pub use sqlite::{
     Access as SqliteAccess, OpenError as SqliteOpenError, Settings as SqliteSettings,
     Store as SqliteStore,
 };
+#[cfg(any(test, feature = "conformance"))]
+pub use store::conformance;
 pub use store::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
     StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
