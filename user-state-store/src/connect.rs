@@ -3,6 +3,8 @@
 //! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening runs no DDL; a store that opens has
 //! passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
 
+#[cfg(feature = "sqlite")]
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::open_error::OpenError;
@@ -43,6 +45,14 @@ pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateSto
         Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
             backend: "postgres",
         }),
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(path) => {
+            options.validate()?;
+            let settings = sqlite_settings(options);
+            let store = crate::sqlite::Store::open(Path::new(&**path), &settings).await?;
+            Ok(Arc::new(store))
+        }
+        #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
     }
 }
@@ -65,6 +75,26 @@ pub async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
         Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
             backend: "postgres",
         }),
+        // Opening a SQLite file for writing makes its tables.
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(_) => {
+            connect(options).await?.close().await;
+            Ok(())
+        }
+        #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite_settings(options: &ConnectOptions) -> crate::sqlite::Settings {
+    crate::sqlite::Settings {
+        access: match options.settings.access {
+            Access::ReadWrite => crate::sqlite::Access::ReadWrite,
+            Access::ReadOnly => crate::sqlite::Access::ReadOnly,
+        },
+        deadline: options.settings.statement_timeout,
+        payload_bytes_max: options.settings.payload_bytes_max,
+        ..crate::sqlite::Settings::default()
     }
 }
