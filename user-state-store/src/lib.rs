@@ -2,9 +2,11 @@
 
 mod changes;
 mod error;
+mod event_store;
 mod mapping;
 mod payload;
 mod persistence_id;
+mod resolve;
 mod revision;
 mod slice;
 #[cfg(feature = "sqlite")]
@@ -14,9 +16,11 @@ mod tags;
 
 pub use changes::{ChangesPage, ChangesQuery, TimestampOffset};
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
+pub use event_store::{DurableStateContext, DurableStateEventStore, NoEventHistory};
 pub use mapping::{DeleteForm, StateMapping};
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
+pub use resolve::{Resolution, UnresolvedWrite, Writers, resolve};
 pub use revision::Revision;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
 #[cfg(feature = "sqlite")]
