@@ -8,10 +8,10 @@ use user_state_domain::UserKey;
 use crate::slice::Slice;
 
 /// Separates the entity type from the entity id, as in Pekko's `PersistenceId`.
-pub const SEPARATOR: char = '|';
+pub(crate) const SEPARATOR: char = '|';
 
 /// The most characters a persistence id may have: what its VARCHAR(255) column holds.
-pub const CHARACTERS_MAX: usize = 255;
+pub(crate) const CHARACTERS_MAX: usize = 255;
 
 /// The id of an entity's row: `entityType|entityId`, or a plain unique id.
 ///

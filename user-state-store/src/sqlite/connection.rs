@@ -1,0 +1,250 @@
+//! Connections to one SQLite file: a lane of one for writing, a lane of several for reading.
+//!
+//! **Problem.** sqlx runs each connection on a thread of its own, which goes on with a statement when the
+//! future that waits for it is dropped. A connection given back in that moment would carry an open
+//! transaction into the next call.
+//!
+//! **How.** A call holds its connection in a [`Lease`]. Only [`Lease::finish`] puts it back; a lease dropped
+//! before, by an error, a deadline or a dropped future, closes it, and closing rolls back what is open.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::{OpenError, before_commit};
+use super::{Access, Settings};
+use crate::error::{Cause, StoreError};
+
+/// How many prepared statements a connection keeps: more than this backend has.
+const STATEMENT_CACHE: usize = 32;
+
+/// The longest wait for a lock that SQLite's own setting, milliseconds in 32 bits, holds; an hour is far below it.
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+
+/// How many readers there are by default: enough for loads and feeds side by side, few enough threads.
+pub(super) const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+
+/// Connections of one kind to one file, at most a fixed number at a time.
+#[derive(Debug)]
+pub(super) struct Lane {
+    source: Source,
+    deadline: Duration,
+    width: u32,
+    turns: Arc<Semaphore>,
+    idle: Arc<Mutex<Vec<SqliteConnection>>>,
+    closed: AtomicBool,
+}
+
+/// A connection in use.
+#[derive(Debug)]
+pub(super) struct Lease {
+    connection: SqliteConnection,
+    unlocked: Option<Unlocked>,
+    idle: Option<Arc<Mutex<Vec<SqliteConnection>>>>,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// How connections to the file are made.
+#[derive(Debug)]
+struct Source {
+    path: PathBuf,
+    options: SqliteConnectOptions,
+    access: Access,
+}
+
+/// A file read without locks, as it was before the read.
+///
+/// A reader of a file that nobody has open would have to create the side files `-wal` and `-shm`, and leave them behind.
+/// So such a file is read without locks, and what was read counts only if nobody opened it for writing meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+struct Unlocked {
+    path: PathBuf,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Lane {
+    /// The lane of the writer: one connection, as SQLite has one writer at a time.
+    pub(super) fn for_writing(path: &Path, settings: &Settings) -> Self {
+        let options = options(path, settings)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        Self::new(path, settings, options, 1)
+    }
+
+    /// The lane of the readers.
+    pub(super) fn for_reading(path: &Path, settings: &Settings) -> Self {
+        // In a store that writes, a reader is not opened read-only: the last connection to close removes the side files, and a
+        // read-only one could not.
+        let options = match settings.access {
+            Access::ReadWrite => options(path, settings).pragma("query_only", "ON"),
+            Access::ReadOnly => options(path, settings).read_only(true),
+        };
+        let width = u32::try_from(settings.readers.get()).unwrap_or(u32::MAX);
+        Self::new(path, settings, options, width)
+    }
+
+    fn new(path: &Path, settings: &Settings, options: SqliteConnectOptions, width: u32) -> Self {
+        let source = Source {
+            path: path.to_owned(),
+            options,
+            access: settings.access,
+        };
+        let permits = usize::try_from(width).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            source,
+            deadline: settings.deadline,
+            width,
+            turns: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            idle: Arc::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// When a call that begins now has to be over.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
+    /// A connection of this lane, waiting for one until the deadline.
+    pub(super) async fn lease(&self, deadline: Instant) -> Result<Lease, StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        let turn = timeout_at(deadline, Arc::clone(&self.turns).acquire_owned())
+            .await
+            .map_err(|_| StoreError::Unavailable(Cause::PoolTimeout))?
+            .map_err(|_| StoreError::Closed)?;
+        let unlocked = self.source.unlocked();
+        let idle = lock(&self.idle).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => timeout_at(deadline, self.source.connect(unlocked.is_some()))
+                .await
+                .map_err(|_| StoreError::Unavailable(Cause::Deadline))?
+                .map_err(|error| before_commit(&error))?,
+        };
+        // Whether the file may be read without locks is asked anew for each call, so those connections are not kept.
+        let idle = match self.source.access {
+            Access::ReadWrite => Some(Arc::clone(&self.idle)),
+            Access::ReadOnly => None,
+        };
+        Ok(Lease {
+            connection,
+            unlocked,
+            idle,
+            _turn: turn,
+        })
+    }
+
+    /// One connection outside the lane, for opening.
+    pub(super) async fn connect(&self) -> Result<SqliteConnection, sqlx::Error> {
+        self.source.connect(self.source.unlocked().is_some()).await
+    }
+
+    /// Puts a connection made by [`Lane::connect`] into the lane.
+    pub(super) fn keep(&self, connection: SqliteConnection) {
+        lock(&self.idle).push(connection);
+    }
+
+    /// Lets nobody in any more, waits for the calls under way and closes the connections.
+    pub(super) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Turns are given in order, so all calls that were let in are over when all turns are here. An error says that
+        // another close was faster.
+        let all = Arc::clone(&self.turns).acquire_many_owned(self.width).await;
+        self.turns.close();
+        drop(all);
+        let connections = std::mem::take(&mut *lock(&self.idle));
+        for connection in connections {
+            if let Err(error) = connection.close().await {
+                tracing::debug!(error = %super::error::cause(&error), "closing a connection failed");
+            }
+        }
+    }
+}
+
+impl Lease {
+    /// The connection.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    /// Puts the connection back. Call it when nothing of it is under way and no transaction is open.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where the file was read without locks and somebody opened it for writing
+    /// meanwhile: what was read does not count.
+    pub(super) fn finish(self) -> Result<(), StoreError> {
+        if let Some(idle) = self.idle {
+            lock(&idle).push(self.connection);
+        }
+        match self.unlocked {
+            Some(before) if Unlocked::of(&before.path).as_ref() != Some(&before) => {
+                Err(StoreError::Unavailable(Cause::Other(
+                    "the database file changed while it was read",
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Source {
+    fn unlocked(&self) -> Option<Unlocked> {
+        match self.access {
+            Access::ReadWrite => None,
+            Access::ReadOnly => Unlocked::of(&self.path),
+        }
+    }
+
+    async fn connect(&self, unlocked: bool) -> Result<SqliteConnection, sqlx::Error> {
+        self.options.clone().immutable(unlocked).connect().await
+    }
+}
+
+impl Unlocked {
+    /// The file as it is, where no connection has it open for writing.
+    fn of(path: &Path) -> Option<Self> {
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        if Path::new(&log).exists() {
+            return None;
+        }
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+}
+
+/// The path as it is opened: absolute, so that SQLite takes it neither for `:memory:` nor for a `file:` URI.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, OpenError> {
+    if path.as_os_str().is_empty() || path == Path::new(":memory:") {
+        return Err(OpenError::InMemory);
+    }
+    Ok(std::path::absolute(path)?)
+}
+
+fn options(path: &Path, settings: &Settings) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(settings.deadline.min(BUSY_TIMEOUT_MAX))
+        .statement_cache_capacity(STATEMENT_CACHE)
+        .disable_statement_logging()
+}
+
+/// A poisoned list of idle connections is as good as any: each push and pop leaves it whole.
+fn lock(idle: &Mutex<Vec<SqliteConnection>>) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
