@@ -40,7 +40,7 @@ pub use sqlite::{
     Access as SqliteAccess, OpenError as SqliteOpenError, Settings as SqliteSettings,
     Store as SqliteStore,
 };
-#[cfg(feature = "conformance")]
+#[cfg(any(test, feature = "conformance"))]
 pub use store::conformance;
 pub use store::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
