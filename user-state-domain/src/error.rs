@@ -2,7 +2,14 @@
 
 use crate::product_id::PRODUCT_ID_BYTES_MAX;
 
-/// Why a user's state refuses a command. Nothing changed.
+/// Why a user's state refuses a command. Nothing changed; sending the same command again will not help.
+///
+/// ```
+/// use user_state_domain::UserError;
+///
+/// let refused = UserError::ProductIdTooLong { bytes: 4096 };
+/// assert_eq!(refused.to_string(), "the product id has 4096 bytes, at most 1024 are kept");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UserError {

@@ -7,6 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::product_id::ProductId;
 
 /// An accepted command, in the past tense.
+///
+/// Its serde form is the variant's name around its fields, as an event journal keeps it.
+///
+/// ```
+/// use user_state_domain::UserEvent;
+///
+/// let event = UserEvent::LoggedIn { at: "2026-03-04T05:06:07.5Z".parse()? };
+/// let text = serde_json::to_string(&event)?;
+/// assert_eq!(text, r#"{"LoggedIn":{"at":"2026-03-04T05:06:07.500Z"}}"#);
+/// assert_eq!(serde_json::from_str::<UserEvent>(&text)?, event);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UserEvent {
     /// The user logged in.
@@ -33,6 +45,18 @@ pub enum UserEvent {
         /// When.
         at: DateTime<Utc>,
     },
+}
+
+impl UserEvent {
+    /// When it happened.
+    pub fn at(&self) -> DateTime<Utc> {
+        match self {
+            Self::LoggedIn { at }
+            | Self::CartUsed { at }
+            | Self::ProductViewed { at, .. }
+            | Self::MarketingOptInSet { at, .. } => *at,
+        }
+    }
 }
 
 impl DomainEvent for UserEvent {

@@ -7,14 +7,45 @@ use std::str::FromStr;
 pub const KEY_CHARACTERS_MAX: usize = 255;
 
 /// A mall's id: not empty, without `-`, `|` and control characters.
+///
+/// ```
+/// use user_state_domain::{InvalidKey, MallId};
+///
+/// assert_eq!(MallId::new("mall1")?.as_str(), "mall1");
+/// assert_eq!(MallId::new(""), Err(InvalidKey::EmptyMallId));
+/// assert!(MallId::new("mall-1").is_err(), "the first `-` of a key ends the mall's id");
+/// # Ok::<(), InvalidKey>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MallId(Box<str>);
 
 /// A user's id within a mall: not empty, without `|` and control characters; a `-` is allowed.
+///
+/// ```
+/// use user_state_domain::{InvalidKey, UserId};
+///
+/// assert_eq!(UserId::new("user-1")?.as_str(), "user-1");
+/// assert!(UserId::new("user|1").is_err(), "`|` ends the entity type of a persistence id");
+/// # Ok::<(), InvalidKey>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Box<str>);
 
-/// A user of a mall, shown and parsed as `mallId-userId`.
+/// A user of a mall, shown and parsed as `mallId-userId`: the first `-` separates.
+///
+/// What is shown parses back to the same key, and what parses is shown as the same text.
+///
+/// ```
+/// use user_state_domain::{InvalidKey, UserKey};
+///
+/// let key: UserKey = "mall1-user-7".parse()?;
+/// assert_eq!(key.mall_id().as_str(), "mall1");
+/// assert_eq!(key.user_id().as_str(), "user-7");
+/// assert_eq!(key.to_string(), "mall1-user-7");
+///
+/// assert_eq!("mall1".parse::<UserKey>(), Err(InvalidKey::NoSeparator));
+/// # Ok::<(), InvalidKey>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserKey {
     mall_id: MallId,
@@ -22,6 +53,14 @@ pub struct UserKey {
 }
 
 /// Why a text is no key, or no part of one.
+///
+/// ```
+/// use user_state_domain::{InvalidKey, UserKey};
+///
+/// let refused = "mall1-a|b".parse::<UserKey>();
+/// assert_eq!(refused, Err(InvalidKey::ForbiddenCharacter { part: "user id", character: '|' }));
+/// assert_eq!(InvalidKey::EmptyUserId.to_string(), "the user id is empty");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {

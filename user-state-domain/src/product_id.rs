@@ -11,6 +11,15 @@ pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
 ///
 /// Commands with an empty or overlong id are refused ([`crate::UserError`]); stored states of other writers may
 /// hold any text.
+///
+/// ```
+/// use user_state_domain::ProductId;
+///
+/// let product = ProductId::new("44600062");
+/// assert_eq!(product.as_str(), "44600062");
+/// assert_eq!(serde_json::to_string(&product)?, r#""44600062""#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProductId(Box<str>);

@@ -8,6 +8,19 @@ use crate::product_id::ProductId;
 pub const RECENT_PRODUCTS_MAX: usize = 3;
 
 /// At most three distinct products, the most recently viewed first.
+///
+/// Its serde form is a list. Of a longer list, or one with duplicates, the first three distinct products are kept.
+///
+/// ```
+/// use user_state_domain::{ProductId, RecentProducts};
+///
+/// let mut recent = RecentProducts::default();
+/// for product in ["p1", "p2", "p3", "p1", "p4"] {
+///     recent.view(ProductId::new(product));
+/// }
+/// let kept: Vec<&str> = recent.iter().map(ProductId::as_str).collect();
+/// assert_eq!(kept, ["p4", "p1", "p3"]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<ProductId>", into = "Vec<ProductId>")]
 pub struct RecentProducts([Option<ProductId>; RECENT_PRODUCTS_MAX]);

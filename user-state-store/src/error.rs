@@ -158,8 +158,8 @@ pub enum DecodeError {
         /// The newest one this mapping reads.
         newest: u32,
     },
-    /// The version in the manifest is no number.
-    #[error("the version in the manifest is not a number")]
+    /// The version in the manifest is no positive number.
+    #[error("the version in the manifest is not a positive number")]
     MalformedVersion,
     /// The bytes are not what the serializer writes.
     #[error("malformed payload: {problem} at byte {offset}")]
@@ -207,6 +207,12 @@ pub enum EncodeError {
     TimeOutOfRange {
         /// The field's stored name.
         field: &'static str,
+    },
+    /// The stored form is larger than what would be read again.
+    #[error("the stored form is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: usize,
     },
     /// The state's `Serialize` implementation refused.
     #[error("the state refused to be serialized")]

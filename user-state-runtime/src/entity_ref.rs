@@ -1,0 +1,218 @@
+//! The handle to one entity.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cqrs_es::Aggregate;
+use tokio::sync::{mpsc, oneshot};
+use user_state_store::{PersistenceId, Revision};
+
+use crate::error::{ExecuteError, RequestError, TellError};
+use crate::request::{Message, Request, Versioned};
+use crate::runtime::Inner;
+use crate::shard::Mail;
+
+/// A handle to one entity, live or not: the next message brings it to life.
+///
+/// Cheap to make and to clone. While handles exist, the runtime's shards keep running.
+pub struct EntityRef<A: Aggregate> {
+    runtime: Arc<Inner<A>>,
+    persistence_id: PersistenceId,
+    shard: usize,
+}
+
+/// Why a message did not reach its shard's mailbox.
+enum NotSent<A: Aggregate> {
+    Full(Request<A>),
+    Closed(Request<A>),
+}
+
+impl<A> EntityRef<A>
+where
+    A: Aggregate + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    pub(crate) fn new(runtime: Arc<Inner<A>>, persistence_id: PersistenceId) -> Self {
+        let shard = runtime.shard_of(&persistence_id);
+        Self {
+            runtime,
+            persistence_id,
+            shard,
+        }
+    }
+
+    /// Whose handle this is.
+    pub fn persistence_id(&self) -> &PersistenceId {
+        &self.persistence_id
+    }
+
+    /// Executes a command. Returns when what it did is durable, with the revision it made; a command that
+    /// makes no event returns the current revision.
+    ///
+    /// # Errors
+    /// Three outcomes only: acknowledged, surely not applied, and [`ExecuteError::Unknown`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future after its first poll stops the waiting only: the command may still be executed.
+    pub async fn execute(&self, command: A::Command) -> Result<Revision, ExecuteError<A>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Execute {
+            command: Some(command),
+            reply,
+        })
+        .map_err(NotSent::into_execute)?;
+        // A shard that ends without an answer may have sent the write.
+        answer.await.unwrap_or(Err(ExecuteError::Unknown))
+    }
+
+    /// Hands a command over. Returns when the mailbox has taken it; what becomes of it later is told by the
+    /// lifecycle stream and the counters only.
+    ///
+    /// # Errors
+    /// Where the mailbox is full or closed; the command comes back.
+    pub fn tell(&self, command: A::Command) -> Result<(), TellError<A>> {
+        self.send(Request::Tell {
+            command: Some(command),
+        })
+        .map_err(NotSent::into_tell)
+    }
+
+    /// Reads the state: linearizable, and never one that is not durable. From memory where the entity is live.
+    ///
+    /// # Errors
+    /// Where the entity cannot be recovered, or a bound was reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the answer only.
+    pub async fn state(&self) -> Result<Versioned<A>, RequestError> {
+        self.ask(|reply| Request::Read { reply }).await
+    }
+
+    /// Reads the state after a look at the database, so that what another writer did meanwhile is seen. Costs a
+    /// query.
+    ///
+    /// # Errors
+    /// As [`EntityRef::state`]; where the database cannot be asked, the entity stays as it is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the answer only.
+    pub async fn state_confirmed(&self) -> Result<Versioned<A>, RequestError> {
+        self.ask(|reply| Request::Confirm { reply }).await
+    }
+
+    /// Deletes the state in the form that is set for the runtime. Returns when that is durable, with the revision: the
+    /// next one for the forms that count on, 0 after an erasing delete and where there was nothing to delete.
+    ///
+    /// Commands before it are made durable first; those behind it run on the empty state.
+    ///
+    /// # Errors
+    /// Three outcomes only: deleted, surely not deleted, and [`RequestError::Unknown`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future after its first poll stops the waiting only: the state may still be deleted.
+    pub async fn delete(&self) -> Result<Revision, RequestError> {
+        let at = self.runtime.clock().utc_now();
+        let lost = Err(RequestError::Unknown);
+        self.ask_or(lost, |reply| Request::Delete { at, reply })
+            .await
+    }
+
+    /// Takes the entity out of memory once everything before is durable. The next message recovers it.
+    ///
+    /// # Errors
+    /// Where something before could not be made durable in time, or a bound was reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the waiting only.
+    pub async fn passivate(&self) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Passivate { reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request<A>,
+    ) -> Result<T, RequestError> {
+        self.ask_or(Err(RequestError::Closed), request).await
+    }
+
+    async fn ask_or<T>(
+        &self,
+        unanswered: Result<T, RequestError>,
+        request: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request<A>,
+    ) -> Result<T, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(request(reply))
+            .map_err(|not_sent| match not_sent {
+                NotSent::Full(_) => RequestError::Overloaded,
+                NotSent::Closed(_) => RequestError::Closed,
+            })?;
+        answer.await.unwrap_or(unanswered)
+    }
+
+    fn send(&self, request: Request<A>) -> Result<(), NotSent<A>> {
+        let mail = Mail::Request(Message {
+            persistence_id: self.persistence_id.clone(),
+            accepted_at: self.runtime.clock().now(),
+            request,
+        });
+        match self.runtime.mailbox(self.shard).try_send(mail) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(Mail::Request(message))) => {
+                self.runtime.counters().overloaded(1);
+                Err(NotSent::Full(message.request))
+            }
+            Err(mpsc::error::TrySendError::Closed(Mail::Request(message))) => {
+                Err(NotSent::Closed(message.request))
+            }
+            Err(_) => unreachable!("a mailbox that takes no mail gives the same mail back"),
+        }
+    }
+}
+
+impl<A: Aggregate> NotSent<A> {
+    fn into_execute(self) -> ExecuteError<A> {
+        match self {
+            Self::Full(Request::Execute {
+                command: Some(command),
+                ..
+            }) => ExecuteError::Overloaded(command),
+            Self::Closed(Request::Execute {
+                command: Some(command),
+                ..
+            }) => ExecuteError::Closed(command),
+            _ => unreachable!("a command that was not sent comes back"),
+        }
+    }
+
+    fn into_tell(self) -> TellError<A> {
+        match self {
+            Self::Full(Request::Tell {
+                command: Some(command),
+            }) => TellError::Overloaded(command),
+            Self::Closed(Request::Tell {
+                command: Some(command),
+            }) => TellError::Closed(command),
+            _ => unreachable!("a command that was not sent comes back"),
+        }
+    }
+}
+
+impl<A: Aggregate> Clone for EntityRef<A> {
+    fn clone(&self) -> Self {
+        Self {
+            runtime: Arc::clone(&self.runtime),
+            persistence_id: self.persistence_id.clone(),
+            shard: self.shard,
+        }
+    }
+}
+
+impl<A: Aggregate> fmt::Debug for EntityRef<A> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("EntityRef")
+            .field(&self.persistence_id)
+            .finish()
+    }
+}

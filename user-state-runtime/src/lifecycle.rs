@@ -1,0 +1,189 @@
+//! The lifecycle stream: what happens to entities, for probes and applications.
+//!
+//! Bounded per subscriber: one that is slow loses events and is told how many; a shard never waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::broadcast;
+use user_state_store::{PersistenceId, Revision};
+
+/// Something that happened to an entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LifecycleEvent {
+    /// The entity came to life at this revision (0 where nothing was stored).
+    Recovered {
+        /// The entity.
+        persistence_id: PersistenceId,
+        /// The revision it recovered.
+        revision: Revision,
+    },
+    /// Its state became durable at this revision (0 after an erasing delete).
+    Persisted {
+        /// The entity.
+        persistence_id: PersistenceId,
+        /// The durable revision.
+        revision: Revision,
+    },
+    /// It left memory; its state is durable at this revision.
+    Passivated {
+        /// The entity.
+        persistence_id: PersistenceId,
+        /// The durable revision.
+        revision: Revision,
+        /// Why it left.
+        reason: PassivationReason,
+    },
+    /// A recovery, a write or a `tell` failed.
+    Failed {
+        /// The entity.
+        persistence_id: PersistenceId,
+        /// What failed.
+        reason: FailureReason,
+    },
+}
+
+impl LifecycleEvent {
+    /// Whose event this is.
+    pub fn persistence_id(&self) -> &PersistenceId {
+        match self {
+            Self::Recovered { persistence_id, .. }
+            | Self::Persisted { persistence_id, .. }
+            | Self::Passivated { persistence_id, .. }
+            | Self::Failed { persistence_id, .. } => persistence_id,
+        }
+    }
+}
+
+/// Why an entity left memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PassivationReason {
+    /// It was idle for the idle time-out.
+    Idle,
+    /// The limit on live entities was reached and it was the least recently used.
+    Limit,
+    /// A caller asked for it.
+    Requested,
+}
+
+/// What failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureReason {
+    /// The stored row cannot be read.
+    Unreadable,
+    /// The store was unavailable.
+    Unavailable,
+    /// The new state cannot be stored.
+    Refused,
+    /// Another writer was faster, twice.
+    Conflict,
+    /// The outcome of a write is unknown.
+    Unknown,
+    /// The aggregate panicked.
+    Panicked,
+    /// The domain refused a command that was told.
+    Rejected,
+    /// A bound was reached behind the mailbox for a command that was told.
+    Overloaded,
+    /// The runtime shut down before a command that was told was handled.
+    Closed,
+}
+
+/// A subscription to the lifecycle stream, from the moment it was made.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use user_state_runtime::{LifecycleEvent, Runtime};
+///
+/// let runtime = Runtime::for_users(store).start()?;
+/// let mut lifecycle = runtime.lifecycle();
+/// runtime.user(&"mall-user".parse()?).state().await?;
+/// assert!(matches!(lifecycle.next().await?, Some(LifecycleEvent::Recovered { .. })));
+/// # runtime.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Lifecycle {
+    receiver: broadcast::Receiver<LifecycleEvent>,
+    subscribers: Arc<AtomicUsize>,
+}
+
+/// This many events were lost, because the subscriber was too slow. The stream goes on behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("lagged behind by {0} lifecycle events")]
+pub struct Lagged(pub u64);
+
+impl Lifecycle {
+    /// The next event; `None` when the runtime has ended.
+    ///
+    /// # Errors
+    /// Where events were lost since the last call.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no event.
+    pub async fn next(&mut self) -> Result<Option<LifecycleEvent>, Lagged> {
+        match self.receiver.recv().await {
+            Ok(event) => Ok(Some(event)),
+            Err(broadcast::error::RecvError::Closed) => Ok(None),
+            Err(broadcast::error::RecvError::Lagged(lost)) => Err(Lagged(lost)),
+        }
+    }
+
+    /// The next event that has happened already; `None` when there is none (yet).
+    ///
+    /// # Errors
+    /// Where events were lost since the last call.
+    pub fn try_next(&mut self) -> Result<Option<LifecycleEvent>, Lagged> {
+        match self.receiver.try_recv() {
+            Ok(event) => Ok(Some(event)),
+            Err(broadcast::error::TryRecvError::Lagged(lost)) => Err(Lagged(lost)),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        self.subscribers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The runtime's end of the stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher {
+    sender: broadcast::Sender<LifecycleEvent>,
+    /// Read before an event is made: without subscribers the stream costs one relaxed load.
+    subscribers: Arc<AtomicUsize>,
+}
+
+impl Publisher {
+    pub(crate) fn new(events_max: usize) -> Self {
+        Self {
+            sender: broadcast::Sender::new(events_max),
+            subscribers: Arc::default(),
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> Lifecycle {
+        self.subscribers.fetch_add(1, Ordering::Relaxed);
+        Lifecycle {
+            receiver: self.sender.subscribe(),
+            subscribers: Arc::clone(&self.subscribers),
+        }
+    }
+
+    pub(crate) fn publish(&self, event: impl FnOnce() -> LifecycleEvent) {
+        if self.subscribers.load(Ordering::Relaxed) > 0 {
+            // The last subscriber may just have gone; then nobody misses the event.
+            drop(self.sender.send(event()));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What callers ask of an entity, and the answers on their way back.
+
+use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate;
+use tokio::sync::oneshot;
+use user_state_store::{PersistenceId, Revision};
+
+use crate::clock::Moment;
+use crate::error::{ExecuteError, Failure, RequestError};
+use crate::lifecycle::{FailureReason, LifecycleEvent, PassivationReason, Publisher};
+use crate::stats::Counters;
+
+/// A state and the revision it was read at.
+///
+/// ```
+/// use user_state_runtime::Versioned;
+/// use user_state_store::Revision;
+///
+/// let read = Versioned { state: "anything", revision: Revision::FIRST };
+/// assert_eq!(read.revision.get(), 1);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Versioned<A> {
+    /// The state.
+    pub state: A,
+    /// The durable revision it stands for.
+    pub revision: Revision,
+}
+
+pub(crate) type ExecuteReply<A> = oneshot::Sender<Result<Revision, ExecuteError<A>>>;
+pub(crate) type ReadReply<A> = oneshot::Sender<Result<Versioned<A>, RequestError>>;
+pub(crate) type RevisionReply = oneshot::Sender<Result<Revision, RequestError>>;
+pub(crate) type DoneReply = oneshot::Sender<Result<(), RequestError>>;
+
+/// A request on its way through a mailbox.
+pub(crate) struct Message<A: Aggregate> {
+    pub(crate) persistence_id: PersistenceId,
+    /// The clock reading at acceptance: what idle time counts from.
+    pub(crate) accepted_at: Moment,
+    pub(crate) request: Request<A>,
+}
+
+/// What is asked of an entity.
+pub(crate) enum Request<A: Aggregate> {
+    /// A command; `command` is gone while or after it is handled, unless a copy is kept for a retry.
+    Execute {
+        command: Option<A::Command>,
+        reply: ExecuteReply<A>,
+    },
+    /// A command whose caller does not wait.
+    Tell { command: Option<A::Command> },
+    /// The state, linearizable.
+    Read { reply: ReadReply<A> },
+    /// The state, after a look at the database.
+    Confirm { reply: ReadReply<A> },
+    /// Deletion at this calendar time.
+    Delete {
+        at: DateTime<Utc>,
+        reply: RevisionReply,
+    },
+    /// Passivation, whatever the idle time.
+    Passivate { reply: DoneReply },
+    /// Passivation that the runtime itself has decided on.
+    Leave(PassivationReason),
+}
+
+/// What an entity answers, once the revision it was decided at is durable.
+pub(crate) enum Answer<A: Aggregate> {
+    /// The command was handled.
+    Done,
+    /// The domain refused it.
+    Rejected(A::Error),
+    /// A read.
+    State(A),
+    /// The deletion was made.
+    Deleted,
+}
+
+/// Where answers and failures are also told to.
+#[derive(Clone, Copy)]
+pub(crate) struct Observers<'a> {
+    pub(crate) counters: &'a Counters,
+    pub(crate) lifecycle: &'a Publisher,
+    pub(crate) persistence_id: &'a PersistenceId,
+}
+
+impl<A: Aggregate> Request<A> {
+    /// Gives the answer. A caller that has gone is no concern.
+    pub(crate) fn answer(self, revision: Revision, answer: Answer<A>, observers: Observers<'_>) {
+        match (self, answer) {
+            (Self::Execute { reply, .. }, Answer::Done) => {
+                observers.counters.acknowledged(1);
+                drop(reply.send(Ok(revision)));
+            }
+            (Self::Execute { reply, .. }, Answer::Rejected(error)) => {
+                observers.counters.rejected(1);
+                drop(reply.send(Err(ExecuteError::Rejected(error))));
+            }
+            (Self::Tell { .. }, Answer::Done) => observers.counters.acknowledged(1),
+            (Self::Tell { .. }, Answer::Rejected(_)) => {
+                observers.counters.rejected(1);
+                observers.failed(FailureReason::Rejected);
+            }
+            (Self::Read { reply } | Self::Confirm { reply }, Answer::State(state)) => {
+                observers.counters.reads(1);
+                drop(reply.send(Ok(Versioned { state, revision })));
+            }
+            (Self::Delete { reply, .. }, Answer::Deleted) => drop(reply.send(Ok(revision))),
+            (Self::Passivate { reply }, _) => drop(reply.send(Ok(()))),
+            (Self::Leave(_), _) => {}
+            // Each request gets the kind of answer it asked for.
+            (request, _) => request.fail(Failure::Panicked, observers),
+        }
+    }
+
+    /// Tells the caller of a failure, and where nobody waits, the lifecycle stream.
+    pub(crate) fn fail(self, failure: Failure, observers: Observers<'_>) {
+        match failure {
+            Failure::Overloaded => observers.counters.overloaded(1),
+            _ => observers.counters.failed(1),
+        }
+        match self {
+            Self::Execute { command, reply } => {
+                drop(reply.send(Err(failure.into_execute(command))));
+            }
+            Self::Tell { .. } => observers.failed(FailureReason::from(&failure)),
+            Self::Read { reply } | Self::Confirm { reply } => drop(reply.send(Err(failure.into()))),
+            Self::Delete { reply, .. } => drop(reply.send(Err(failure.into()))),
+            Self::Passivate { reply } => drop(reply.send(Err(failure.into()))),
+            Self::Leave(_) => {}
+        }
+    }
+}
+
+impl Observers<'_> {
+    pub(crate) fn failed(self, reason: FailureReason) {
+        self.lifecycle.publish(|| LifecycleEvent::Failed {
+            persistence_id: self.persistence_id.clone(),
+            reason,
+        });
+    }
+}
+
+impl From<&Failure> for FailureReason {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::Overloaded => Self::Overloaded,
+            Failure::Closed => Self::Closed,
+            Failure::Conflict => Self::Conflict,
+            Failure::Unavailable(_) => Self::Unavailable,
+            Failure::Unreadable(_) => Self::Unreadable,
+            Failure::Refused(_) => Self::Refused,
+            Failure::Panicked => Self::Panicked,
+            Failure::Unknown => Self::Unknown,
+        }
+    }
+}

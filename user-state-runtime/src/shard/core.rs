@@ -1,0 +1,443 @@
+//! The state of a shard and what it makes of each input. No awaits, no I/O.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use cqrs_es::Aggregate;
+use hashlink::LinkedHashMap;
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+use tokio::time::Instant;
+use user_state_store::{PersistenceId, Revision};
+
+use super::{Effect, Mail};
+use crate::barrier::BarrierError;
+use crate::clock::Moment;
+use crate::context::Context;
+use crate::driver::Driver;
+use crate::entity::{Entity, Moved};
+use crate::error::Failure;
+use crate::handler::Handled;
+use crate::lifecycle::{LifecycleEvent, PassivationReason};
+use crate::pending::{OpenRequests, Pending};
+use crate::request::{Answer, Message, Request};
+use crate::work::Done;
+
+/// A shard's entities and queues.
+pub(super) struct Core<A: Aggregate> {
+    pub(super) context: Arc<Context<A>>,
+    /// In the order of their last message: the least recent first.
+    pub(super) entities: LinkedHashMap<PersistenceId, Entity<A>>,
+    /// Entities with changes that are not on their way.
+    pub(super) dirty: VecDeque<PersistenceId>,
+    /// A write that is cut, but had no room in its batch.
+    pub(super) held_over: Option<user_state_store::Write>,
+    pub(super) batches_in_flight: usize,
+    /// Entities whose write has an unknown outcome.
+    pub(super) unresolved: Vec<PersistenceId>,
+    /// The latest clock reading of any input.
+    pub(super) now: Moment,
+    pub(super) more_due: bool,
+    pub(super) effects: Vec<Effect<A>>,
+    /// Entities whose row has to be loaded.
+    loads: VecDeque<PersistenceId>,
+    loads_in_flight: usize,
+    /// Requests that wait for room below the limit on live entities, in order.
+    admission: VecDeque<(PersistenceId, Pending<A>)>,
+    requests: OpenRequests,
+    barrier: Option<Waiter>,
+    ending: Ending,
+}
+
+/// Somebody who waits for the shard to catch up with a clock.
+struct Waiter {
+    reply: oneshot::Sender<Result<(), BarrierError>>,
+    flush_failed: bool,
+}
+
+/// How far the shard is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It runs.
+    No,
+    /// What was accepted is finished until this real time; the mailbox takes nothing new.
+    Until(Instant),
+    /// The mailbox is closed and empty; what was accepted is finished, until this real time where one is set.
+    MailboxEmpty(Option<Instant>),
+    /// Time is over.
+    Now,
+}
+
+impl<A> Core<A>
+where
+    A: Aggregate + Clone + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    pub(super) fn new(context: Arc<Context<A>>) -> Self {
+        Self {
+            now: context.clock.now(),
+            context,
+            entities: LinkedHashMap::new(),
+            dirty: VecDeque::new(),
+            held_over: None,
+            batches_in_flight: 0,
+            unresolved: Vec::new(),
+            more_due: false,
+            effects: Vec::new(),
+            loads: VecDeque::new(),
+            loads_in_flight: 0,
+            admission: VecDeque::new(),
+            requests: OpenRequests::default(),
+            barrier: None,
+            ending: Ending::No,
+        }
+    }
+
+    /// Whether there is room for more requests behind the mailbox, and anything can come out of it.
+    pub(super) fn takes_mail(&self) -> bool {
+        self.requests.count() < self.context.settings.shard_requests_max
+            && matches!(self.ending, Ending::No | Ending::Until(_))
+    }
+
+    /// Whether the mailbox is to take nothing new.
+    pub(super) fn closes_mailbox(&self) -> bool {
+        matches!(self.ending, Ending::Until(_))
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        match self.ending {
+            Ending::No | Ending::Until(_) => false,
+            Ending::MailboxEmpty(_) => self.requests.count() == 0,
+            Ending::Now => true,
+        }
+    }
+
+    /// The next real time at which something is to be done.
+    pub(super) fn real_deadline(&self) -> Option<Instant> {
+        let ending = match self.ending {
+            Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => Some(until),
+            _ => None,
+        };
+        let resolving = self
+            .unresolved
+            .iter()
+            .filter_map(|id| self.entities.get(id)?.resolve_deadline());
+        resolving.chain(ending).min()
+    }
+
+    pub(super) fn take_effects(&mut self) -> Vec<Effect<A>> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Mail has come; none at all means that the mailbox is closed and empty.
+    pub(super) fn on_mail(&mut self, mail: impl Iterator<Item = Mail<A>>, count: usize) {
+        if count == 0 {
+            self.ending = Ending::MailboxEmpty(match self.ending {
+                Ending::Until(until) => Some(until),
+                _ => None,
+            });
+        }
+        for mail in mail {
+            match mail {
+                Mail::Request(message) => self.on_message(message),
+                Mail::Advance { to, reply } => self.on_advance(to, reply),
+                Mail::Shutdown { until } => self.ending = Ending::Until(until),
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: Message<A>) {
+        let Message {
+            persistence_id,
+            accepted_at,
+            request,
+        } = message;
+        self.now = self.now.max(accepted_at);
+        let pending = Pending::open(request, accepted_at, &self.requests);
+        self.deliver(persistence_id, pending);
+    }
+
+    fn on_advance(&mut self, to: Moment, reply: oneshot::Sender<Result<(), BarrierError>>) {
+        self.now = self.now.max(to);
+        // Everything that is due leaves in the epoch that the barrier waits for.
+        while self.expire() {}
+        self.requests.next_epoch();
+        self.barrier = Some(Waiter {
+            reply,
+            flush_failed: false,
+        });
+    }
+
+    /// A piece of database work has come to its end.
+    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>) {
+        match done {
+            Ok(Done::Loaded(rows)) => {
+                self.loads_in_flight = self.loads_in_flight.saturating_sub(1);
+                for (id, row) in rows {
+                    self.on_loaded(&id, row);
+                }
+            }
+            Ok(Done::Written(outcomes)) => self.on_written(outcomes),
+            Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
+            // Database work catches the panics of stores and mappings, and nobody else can end it.
+            Err(error) => unreachable!("database work always comes to its end: {error}"),
+        }
+    }
+
+    fn on_loaded(&mut self, id: &PersistenceId, row: Result<(A, Revision), Failure>) {
+        if self.entities.get(id).is_some_and(Entity::is_recovering) {
+            if let Ok((_, revision)) = &row {
+                self.context.counters.recovered(1);
+                let (persistence_id, revision) = (id.clone(), *revision);
+                self.context
+                    .lifecycle
+                    .publish(|| LifecycleEvent::Recovered {
+                        persistence_id,
+                        revision,
+                    });
+            }
+        }
+        if let Err(failure) = &row {
+            self.driver(id).report(failure);
+        }
+        self.with_entity(id, |entity, driver| entity.on_loaded(row, driver));
+    }
+
+    pub(super) fn on_handled(&mut self, id: &PersistenceId, handled: Handled<A>) {
+        self.with_entity(id, |entity, driver| entity.on_handled(handled, driver));
+    }
+
+    /// Real time has passed: an unresolved write's callers, or everybody at the end, are told.
+    pub(super) fn on_real_time(&mut self, now: Instant) {
+        let over = match self.ending {
+            Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => until <= now,
+            _ => false,
+        };
+        if over {
+            self.give_up();
+            return;
+        }
+        for id in std::mem::take(&mut self.unresolved) {
+            let late = self
+                .entities
+                .get(&id)
+                .and_then(Entity::resolve_deadline)
+                .is_some_and(|deadline| deadline <= now);
+            if late {
+                self.fail_barrier_of(&id);
+                self.with_entity(&id, |entity, driver| {
+                    entity.abandon(driver);
+                    Moved::Waits
+                });
+            } else {
+                self.unresolved.push(id);
+            }
+        }
+    }
+
+    /// What every input is followed by: idle entities leave, loads and batches start.
+    pub(super) fn turn(&mut self) {
+        self.more_due = self.expire();
+        self.admit();
+        self.start_loads();
+        self.cut_batches();
+        self.pass_barrier();
+    }
+
+    fn give_up(&mut self) {
+        self.ending = Ending::Now;
+        let ids: Vec<_> = self.entities.iter().map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            self.with_entity(&id, |entity, driver| {
+                entity.give_up(driver);
+                Moved::Waits
+            });
+        }
+        for (id, pending) in std::mem::take(&mut self.admission) {
+            self.driver(&id).fail(pending, Failure::Closed);
+        }
+    }
+
+    /// Gives a request to its entity, which comes to life for it where there is room.
+    pub(super) fn deliver(&mut self, id: PersistenceId, pending: Pending<A>) {
+        let Some(entity) = self.entities.to_back(&id) else {
+            self.enter(id, pending);
+            return;
+        };
+        let due = entity.touched() + self.context.settings.idle_timeout <= pending.accepted_at;
+        if due && entity.is_idle() {
+            self.passivate(&id, PassivationReason::Idle);
+            self.enter(id, pending);
+            return;
+        }
+        if entity.open_requests() >= self.context.settings.entity_requests_max {
+            self.driver(&id).fail(pending, Failure::Overloaded);
+            return;
+        }
+        let leaves = due && !entity.is_leaving();
+        if !due
+            && !matches!(
+                pending.request,
+                Request::Passivate { .. } | Request::Leave(_)
+            )
+        {
+            entity.touch(pending.accepted_at);
+        }
+        let leave = leaves.then(|| self.open_leave(PassivationReason::Idle));
+        self.with_entity(&id, |entity, driver| {
+            if let Some(leave) = leave {
+                entity.enqueue(leave, driver);
+            }
+            entity.enqueue(pending, driver);
+            entity.pump(driver)
+        });
+    }
+
+    pub(super) fn open_leave(&self, reason: PassivationReason) -> Pending<A> {
+        Pending::open(Request::Leave(reason), self.now, &self.requests)
+    }
+
+    /// A request to an entity that is not live.
+    fn enter(&mut self, id: PersistenceId, pending: Pending<A>) {
+        if matches!(
+            pending.request,
+            Request::Passivate { .. } | Request::Leave(_)
+        ) {
+            self.driver(&id)
+                .answer(pending, Revision::NONE, Answer::Done);
+        } else if self.admission.is_empty() && self.make_room() {
+            self.bring_to_life(id, pending);
+        } else if self.admission.len() < self.context.settings.admission_requests_max {
+            self.admission.push_back((id, pending));
+        } else {
+            self.driver(&id).fail(pending, Failure::Overloaded);
+        }
+    }
+
+    fn bring_to_life(&mut self, id: PersistenceId, pending: Pending<A>) {
+        let mut entity = Entity::new(pending.accepted_at);
+        entity.enqueue(pending, &self.driver(&id));
+        self.context.counters.entity_entered();
+        self.loads.push_back(id.clone());
+        self.entities.insert(id, entity);
+    }
+
+    /// Requests that waited for room get it, in their order.
+    fn admit(&mut self) {
+        while let Some((id, pending)) = self.admission.pop_front() {
+            if self.entities.contains_key(&id) {
+                self.deliver(id, pending);
+            } else if self.make_room() {
+                self.bring_to_life(id, pending);
+            } else {
+                self.admission.push_front((id, pending));
+                return;
+            }
+        }
+    }
+
+    fn start_loads(&mut self) {
+        let settings = &self.context.settings;
+        while self.loads_in_flight < settings.loads_in_flight_max && !self.loads.is_empty() {
+            let count = self.loads.len().min(settings.batch_rows_max);
+            self.effects
+                .push(Effect::Load(self.loads.drain(..count).collect()));
+            self.loads_in_flight += 1;
+        }
+    }
+
+    fn pass_barrier(&mut self) {
+        if self.requests.earlier_are_handled()
+            && let Some(waiter) = self.barrier.take()
+        {
+            let passed = if waiter.flush_failed {
+                Err(BarrierError::FlushFailed)
+            } else {
+                Ok(())
+            };
+            drop(waiter.reply.send(passed));
+        }
+    }
+
+    /// A barrier that waits for this entity to leave will not see it flushed.
+    pub(super) fn fail_barrier_of(&mut self, id: &PersistenceId) {
+        let leaving = self.entities.get(id).is_some_and(Entity::is_leaving);
+        if let Some(waiter) = self.barrier.as_mut().filter(|_| leaving) {
+            waiter.flush_failed = true;
+        }
+    }
+
+    /// Moves an entity and does what follows from it.
+    pub(super) fn with_entity(
+        &mut self,
+        id: &PersistenceId,
+        move_it: impl FnOnce(&mut Entity<A>, &Driver<'_, A>) -> Moved<A>,
+    ) {
+        let Self {
+            context,
+            entities,
+            requests,
+            ..
+        } = self;
+        let Some(entity) = entities.get_mut(id) else {
+            return;
+        };
+        let driver = driver(context, requests, id);
+        let moved = move_it(entity, &driver);
+        if entity.list_as_dirty() {
+            self.dirty.push_back(id.clone());
+        }
+        self.follow(id, moved);
+    }
+
+    pub(super) fn follow(&mut self, id: &PersistenceId, moved: Moved<A>) {
+        match moved {
+            Moved::Waits => {}
+            Moved::Handles(running) => self.effects.push(Effect::Handle(id.clone(), running)),
+            Moved::Loads => self.loads.push_back(id.clone()),
+            Moved::Leaves {
+                reason,
+                request,
+                others,
+            } => {
+                let revision = self.passivate(id, reason);
+                self.driver(id).answer(request, revision, Answer::Done);
+                for pending in others {
+                    self.deliver(id.clone(), pending);
+                }
+            }
+            Moved::Drops(others) => {
+                self.fail_barrier_of(id);
+                if self.entities.remove(id).is_some() {
+                    self.context.counters.entity_left();
+                }
+                for pending in others {
+                    self.deliver(id.clone(), pending);
+                }
+            }
+        }
+    }
+
+    pub(super) fn driver<'a>(&'a self, id: &'a PersistenceId) -> Driver<'a, A> {
+        driver(&self.context, &self.requests, id)
+    }
+}
+
+fn driver<'a, A: Aggregate>(
+    context: &'a Context<A>,
+    requests: &'a OpenRequests,
+    persistence_id: &'a PersistenceId,
+) -> Driver<'a, A> {
+    Driver {
+        persistence_id,
+        services: &context.services,
+        mapping: context.mapping.as_ref(),
+        tags: &context.tags,
+        delete_form: context.delete_form,
+        conflict_policy: &context.conflict_policy,
+        counters: &context.counters,
+        lifecycle: &context.lifecycle,
+        requests,
+    }
+}

@@ -1,0 +1,134 @@
+//! Changes become durable: batches are cut, land, conflict, fail, or have to be resolved.
+
+use cqrs_es::Aggregate;
+use tokio::time::Instant;
+use user_state_store::{Resolution, UnresolvedWrite, Write, WriteBatch, WriteOutcome};
+
+use super::Effect;
+use super::core::Core;
+use crate::entity::Moved;
+
+impl<A> Core<A>
+where
+    A: Aggregate + Clone + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    /// Sends what is dirty, in as many batches as may be on their way.
+    pub(super) fn cut_batches(&mut self) {
+        while self.batches_in_flight < self.context.settings.batches_in_flight_max {
+            let writes = self.cut_batch();
+            if writes.is_empty() {
+                return;
+            }
+            let batch = WriteBatch::new(writes).unwrap_or_else(|broken| {
+                unreachable!("a shard cuts one valid write per entity: {broken}")
+            });
+            self.context.counters.batches(1);
+            self.batches_in_flight += 1;
+            self.effects.push(Effect::Write(batch));
+        }
+    }
+
+    fn cut_batch(&mut self) -> Vec<Write> {
+        let rows_max = self.context.settings.batch_rows_max;
+        let bytes_max = self.context.settings.batch_bytes_max;
+        let mut writes: Vec<Write> = Vec::with_capacity(self.dirty.len().min(rows_max));
+        let mut bytes = 0;
+        while writes.len() < rows_max {
+            let Some(write) = self.held_over.take().or_else(|| self.cut_next()) else {
+                break;
+            };
+            bytes += write.payload_len();
+            if bytes > bytes_max && !writes.is_empty() {
+                self.held_over = Some(write);
+                break;
+            }
+            writes.push(write);
+        }
+        writes
+    }
+
+    /// Cuts the write of the next dirty entity that has one.
+    fn cut_next(&mut self) -> Option<Write> {
+        while let Some(id) = self.dirty.pop_front() {
+            let mut cut = None;
+            self.with_entity(&id, |entity, driver| match entity.cut(driver) {
+                Ok(write) => {
+                    cut = write;
+                    Moved::Waits
+                }
+                Err(moved) => moved,
+            });
+            if cut.is_some() {
+                return cut;
+            }
+        }
+        None
+    }
+
+    pub(super) fn on_written(&mut self, outcomes: Vec<(Write, WriteOutcome)>) {
+        self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+        let mut unknown = Vec::new();
+        for (write, outcome) in outcomes {
+            let id = &write.persistence_id;
+            match outcome {
+                WriteOutcome::Applied(_) => {
+                    self.with_entity(id, |entity, driver| entity.on_applied(driver));
+                }
+                WriteOutcome::Conflict => {
+                    self.with_entity(id, |entity, driver| entity.on_conflict(driver));
+                }
+                WriteOutcome::NotApplied(error) => {
+                    self.fail_barrier_of(id);
+                    self.with_entity(id, |entity, driver| entity.on_not_applied(error, driver));
+                }
+                WriteOutcome::Unknown(outcome) => {
+                    let deadline = Instant::now() + self.context.settings.resolve_timeout;
+                    self.with_entity(id, |entity, driver| {
+                        entity.on_unknown(deadline, driver);
+                        Moved::Waits
+                    });
+                    self.unresolved.push(id.clone());
+                    unknown.push(UnresolvedWrite::new(write, outcome.session));
+                }
+            }
+        }
+        if !unknown.is_empty() {
+            self.effects.push(Effect::Resolve {
+                writes: unknown,
+                again: false,
+            });
+        }
+    }
+
+    pub(super) fn on_resolved(&mut self, resolutions: Vec<(UnresolvedWrite, Resolution)>) {
+        let mut unresolved = Vec::new();
+        for (write, resolution) in resolutions {
+            let id = write.write().persistence_id.clone();
+            match resolution {
+                Resolution::Unresolved(_) => {
+                    unresolved.push(write);
+                    continue;
+                }
+                Resolution::Applied => {
+                    self.with_entity(&id, |entity, driver| entity.on_applied(driver));
+                }
+                Resolution::NotApplied => {
+                    self.with_entity(&id, |entity, driver| entity.on_conflict(driver));
+                }
+                Resolution::Unknown => {
+                    self.fail_barrier_of(&id);
+                    self.with_entity(&id, |entity, driver| entity.on_lost(driver));
+                }
+            }
+            self.unresolved.retain(|other| *other != id);
+        }
+        if !unresolved.is_empty() {
+            self.effects.push(Effect::Resolve {
+                writes: unresolved,
+                again: true,
+            });
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Entities leave memory: the idle ones, and the least recent ones where there is no room.
+//!
+//! Entities stand in the order of their last message, so the oldest is at the front: expiry costs nothing per
+//! touch and needs no timer per entity.
+
+use cqrs_es::Aggregate;
+use user_state_store::{PersistenceId, Revision};
+
+use super::core::Core;
+use crate::clock::Moment;
+use crate::entity::Entity;
+use crate::lifecycle::{LifecycleEvent, PassivationReason};
+
+/// The most entities that leave in one turn: some tenths of a millisecond, so that no other user waits for
+/// millions of idle ones.
+const LEAVES_PER_TURN_MAX: usize = 512;
+
+/// How many of the least recent entities are looked at for one that can leave at once. They are idle but for
+/// those whose write is stuck.
+const CANDIDATES_MAX: usize = 64;
+
+impl<A> Core<A>
+where
+    A: Aggregate + Clone + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    /// Lets entities leave that were idle for the time-out; one that is busy or dirty leaves when it is flushed.
+    /// True where more may be due.
+    pub(super) fn expire(&mut self) -> bool {
+        let budget = LEAVES_PER_TURN_MAX.min(self.entities.len());
+        for _ in 0..budget {
+            let Some((id, entity)) = self.entities.front() else {
+                return false;
+            };
+            if entity.touched() + self.context.settings.idle_timeout > self.now {
+                return false;
+            }
+            let id = id.clone();
+            if entity.is_idle() {
+                self.passivate(&id, PassivationReason::Idle);
+                continue;
+            }
+            let leaving = entity.is_leaving();
+            self.entities.to_back(&id);
+            if !leaving {
+                let leave = self.open_leave(PassivationReason::Idle);
+                self.with_entity(&id, |entity, driver| {
+                    entity.enqueue(leave, driver);
+                    entity.pump(driver)
+                });
+            }
+        }
+        self.front_is_due_and_stays()
+    }
+
+    /// Whether an entity at the front is due and nobody has told it yet.
+    fn front_is_due_and_stays(&self) -> bool {
+        self.entities.front().is_some_and(|(_, entity)| {
+            entity.touched() + self.context.settings.idle_timeout <= self.now
+                && !entity.is_leaving()
+        })
+    }
+
+    /// Whether the next turn has idle entities to let go.
+    pub(super) fn has_more_due(&self) -> bool {
+        self.more_due
+    }
+
+    /// When the next entity is due; `None` without any. Those told to leave already are waited for otherwise.
+    pub(super) fn next_idle_time(&self) -> Option<Moment> {
+        let (_, entity) = self
+            .entities
+            .iter()
+            .find(|(_, entity)| !entity.is_leaving())?;
+        Some(entity.touched() + self.context.settings.idle_timeout)
+    }
+
+    pub(super) fn on_idle_time(&mut self) {
+        self.now = self.now.max(self.context.clock.now());
+    }
+
+    /// Takes an entity with nothing to lose out of memory.
+    pub(super) fn passivate(&mut self, id: &PersistenceId, reason: PassivationReason) -> Revision {
+        let Some(entity) = self.entities.remove(id) else {
+            return Revision::NONE;
+        };
+        let revision = entity.durable();
+        self.context.counters.passivated(1);
+        self.context.counters.entity_left();
+        self.context
+            .lifecycle
+            .publish(|| LifecycleEvent::Passivated {
+                persistence_id: id.clone(),
+                revision,
+                reason,
+            });
+        revision
+    }
+
+    /// Whether another entity may come to life; the least recent idle one leaves for it where that is needed.
+    pub(super) fn make_room(&mut self) -> bool {
+        let settings = &self.context.settings;
+        if self.entities.len() < settings.live_entities_max / settings.shards {
+            return true;
+        }
+        let candidates = self.entities.iter().take(CANDIDATES_MAX);
+        let idle = candidates
+            .filter(|(_, entity)| Entity::is_idle(entity))
+            .map(|(id, _)| id.clone());
+        match idle.take(1).last() {
+            Some(id) => {
+                self.passivate(&id, PassivationReason::Limit);
+                true
+            }
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Counters of a runtime: `stats()` for programs, the `metrics` crate for dashboards.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($( $(#[$doc:meta])* $name:ident => $metric:literal, )+) => {
+        /// What a runtime has done since it started, and what it holds now.
+        ///
+        /// A reading is not a snapshot: counters move while they are read.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct Stats {
+            /// Entities in memory now.
+            pub live: u64,
+            $( $(#[$doc])* pub $name: u64, )+
+        }
+
+        /// The counters behind [`Stats`], shared by all shards of a runtime.
+        #[derive(Default)]
+        pub(crate) struct Counters {
+            live: AtomicU64,
+            $( $name: Counter, )+
+        }
+
+        impl Counters {
+            /// Counters that also feed the recorder of the `metrics` crate that is installed now.
+            pub(crate) fn new() -> Self {
+                Self {
+                    live: AtomicU64::new(0),
+                    $( $name: Counter {
+                        count: AtomicU64::new(0),
+                        metric: Some(metrics::counter!($metric)),
+                    }, )+
+                }
+            }
+
+            pub(crate) fn read(&self) -> Stats {
+                Stats {
+                    live: self.live.load(Ordering::Relaxed),
+                    $( $name: self.$name.count.load(Ordering::Relaxed), )+
+                }
+            }
+
+            $( pub(crate) fn $name(&self, count: u64) { self.$name.add(count); } )+
+        }
+    };
+}
+
+counters! {
+    /// Times an entity came to life.
+    recovered => "user_state_recovered_total",
+    /// Times an entity left memory, its state durable.
+    passivated => "user_state_passivated_total",
+    /// Commands handled; one handled again after a conflict counts again.
+    commands => "user_state_commands_total",
+    /// Commands that became durable.
+    acknowledged => "user_state_acknowledged_total",
+    /// Commands that the domain refused.
+    rejected => "user_state_rejected_total",
+    /// Reads answered.
+    reads => "user_state_reads_total",
+    /// Rows written.
+    persisted => "user_state_persisted_rows_total",
+    /// Batches sent.
+    batches => "user_state_batches_total",
+    /// Writes that met another writer's revision.
+    conflicts => "user_state_conflicts_total",
+    /// Requests that failed, overload not included.
+    failed => "user_state_failed_total",
+    /// Requests refused because a bound was reached.
+    overloaded => "user_state_overloaded_total",
+    /// Writes whose answer was lost.
+    unknown => "user_state_unknown_total",
+}
+
+impl Counters {
+    pub(crate) fn entity_entered(&self) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn entity_left(&self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.read().fmt(formatter)
+    }
+}
+
+#[derive(Default)]
+struct Counter {
+    count: AtomicU64,
+    metric: Option<metrics::Counter>,
+}
+
+impl Counter {
+    fn add(&self, count: u64) {
+        self.count.fetch_add(count, Ordering::Relaxed);
+        if let Some(metric) = &self.metric {
+            metric.increment(count);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Time that stands still until a test moves it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+
+use crate::barrier::{Barrier, BarrierError};
+use crate::clock::{Clock, Moment};
+
+/// A clock that stands still until it is advanced, with a real database underneath.
+///
+/// An advance is a barrier through every mailbox of the runtimes on this clock: it returns when all messages
+/// accepted before are handled, and every entity that is due at the new time is flushed and passivated. Time
+/// never moves back.
+///
+/// Clones are the same clock.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use std::time::Duration;
+/// use user_state_runtime::Runtime;
+/// use user_state_runtime::testkit::ManualTime;
+///
+/// let time = ManualTime::new();
+/// let runtime = Runtime::for_users(store).clock(time.clone()).start()?;
+/// runtime.user(&"mall-user".parse()?).state().await?;
+///
+/// time.advance(Duration::from_secs(30 * 60 - 1)).await?;
+/// assert_eq!(runtime.stats().live, 1);
+/// time.advance(Duration::from_secs(1)).await?;
+/// assert_eq!(runtime.stats().live, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ManualTime(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    origin: DateTime<Utc>,
+    now: Mutex<Moment>,
+    barriers: Mutex<Vec<Barrier>>,
+}
+
+impl ManualTime {
+    /// A clock that stands at 2000-01-01T00:00:00Z.
+    pub fn new() -> Self {
+        Self::starting_at(DateTime::UNIX_EPOCH + TimeDelta::days(10_957))
+    }
+
+    /// A clock that stands at this instant.
+    pub fn starting_at(origin: DateTime<Utc>) -> Self {
+        Self(Arc::new(Shared {
+            origin,
+            now: Mutex::new(Moment::ORIGIN),
+            barriers: Mutex::default(),
+        }))
+    }
+
+    /// Moves the clock forward and waits until every runtime on it has caught up.
+    ///
+    /// # Errors
+    /// Where a runtime could not flush an entity that was due, or did not catch up within its
+    /// `advance_timeout`. The clock has moved all the same.
+    ///
+    /// # Cancel safety
+    /// The clock moves at the first poll; dropping the future stops the waiting only.
+    pub async fn advance(&self, by: Duration) -> Result<(), BarrierError> {
+        let now = {
+            let mut now = self.0.now.lock().unwrap_or_else(PoisonError::into_inner);
+            *now = *now + by;
+            *now
+        };
+        let barriers = self
+            .0
+            .barriers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        join_all(barriers.iter().map(|barrier| barrier.pass(now)))
+            .await
+            .into_iter()
+            .collect()
+    }
+
+    /// Moves the clock forward to this instant; one that is not ahead leaves it where it is, and nothing waits.
+    ///
+    /// # Errors
+    /// As [`ManualTime::advance`].
+    ///
+    /// # Cancel safety
+    /// As [`ManualTime::advance`].
+    pub async fn advance_to(&self, instant: DateTime<Utc>) -> Result<(), BarrierError> {
+        match (instant - self.utc_now()).to_std() {
+            Ok(ahead) if !ahead.is_zero() => self.advance(ahead).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Default for ManualTime {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Clock for ManualTime {
+    fn now(&self) -> Moment {
+        *self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn utc_now(&self) -> DateTime<Utc> {
+        TimeDelta::from_std(self.now().since_origin())
+            .ok()
+            .and_then(|elapsed| self.0.origin.checked_add_signed(elapsed))
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+
+    /// Never returns: an advance passes the barrier instead.
+    async fn sleep_until(&self, _moment: Moment) {
+        std::future::pending().await
+    }
+
+    fn attach(&self, barrier: Barrier) {
+        self.0
+            .barriers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(barrier);
+    }
+}

@@ -1,0 +1,125 @@
+//! The database work of a shard, in tasks of its own: nothing a caller does can drop it half-way.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cqrs_es::Aggregate;
+use futures_util::FutureExt;
+use user_state_store::{
+    Cause, DecodeError, DurableStateStore, PersistenceId, Resolution, Revision, StateMapping,
+    StoreError, StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, WriteBatch,
+    WriteOutcome, Writers,
+};
+
+use crate::error::Failure;
+
+/// A finished piece of database work.
+pub(crate) enum Done<A> {
+    /// Rows were loaded and decoded, or not, each for itself.
+    Loaded(Vec<(PersistenceId, Result<(A, Revision), Failure>)>),
+    /// A batch was written, or not, each write for itself.
+    Written(Vec<(user_state_store::Write, WriteOutcome)>),
+    /// An attempt to resolve writes has come to its end.
+    Resolved(Vec<(UnresolvedWrite, Resolution)>),
+}
+
+/// Loads and decodes the rows of these ids.
+pub(crate) async fn load<A: Aggregate + 'static>(
+    store: Arc<dyn DurableStateStore>,
+    mapping: Arc<dyn StateMapping<A>>,
+    ids: Vec<PersistenceId>,
+) -> Done<A> {
+    let loaded = AssertUnwindSafe(store.load(&ids)).catch_unwind().await;
+    let rows = loaded.unwrap_or(Err(StoreError::Unavailable(Cause::Other(
+        "the store panicked",
+    ))));
+    let loaded = match rows {
+        Ok(rows) => ids
+            .into_iter()
+            .zip(rows)
+            .map(|(id, row)| decode(mapping.as_ref(), id, row))
+            .collect(),
+        Err(error) => ids
+            .into_iter()
+            .map(|id| (id, Err(Failure::not_loaded(error.clone()))))
+            .collect(),
+    };
+    Done::Loaded(loaded)
+}
+
+fn decode<A: Aggregate + 'static>(
+    mapping: &dyn StateMapping<A>,
+    id: PersistenceId,
+    row: Result<Option<StoredState>, StoreError>,
+) -> (PersistenceId, Result<(A, Revision), Failure>) {
+    let decoded = match row {
+        Err(error) => Err(error),
+        Ok(None) => Ok((A::default(), Revision::NONE)),
+        Ok(Some(StoredState {
+            revision,
+            value: StoredValue::Deleted,
+            ..
+        })) => Ok((A::default(), revision)),
+        Ok(Some(StoredState {
+            revision,
+            value: StoredValue::State(payload),
+            ..
+        })) => {
+            let decoding = AssertUnwindSafe(|| mapping.decode(&id, &payload));
+            std::panic::catch_unwind(decoding)
+                .unwrap_or(Err(DecodeError::Panicked))
+                .map(|state| (state, revision))
+                .map_err(|reason| StoreError::Corrupt {
+                    persistence_id: id.clone(),
+                    serializer_id: payload.serializer_id,
+                    manifest: payload.manifest.clone(),
+                    reason,
+                })
+        }
+    };
+    (id, decoded.map_err(Failure::not_loaded))
+}
+
+/// Writes a batch.
+pub(crate) async fn write<A>(store: Arc<dyn DurableStateStore>, batch: WriteBatch) -> Done<A> {
+    let written = AssertUnwindSafe(store.write(&batch)).catch_unwind().await;
+    let outcomes = written.unwrap_or_default();
+    let writes = batch.into_writes().into_iter();
+    // Without an outcome of its own a write may have been applied.
+    let missing = || {
+        WriteOutcome::Unknown(UnknownOutcome {
+            session: None,
+            cause: Cause::Other("the store gave no outcome"),
+        })
+    };
+    let mut outcomes = outcomes.into_iter();
+    Done::Written(
+        writes
+            .map(|write| (write, outcomes.next().unwrap_or_else(missing)))
+            .collect(),
+    )
+}
+
+/// Makes one attempt to find out what became of these writes.
+pub(crate) async fn resolve<A>(
+    store: Arc<dyn DurableStateStore>,
+    mut writes: Vec<UnresolvedWrite>,
+    writers: Writers,
+    delay: Duration,
+) -> Done<A> {
+    tokio::time::sleep(delay).await;
+    let attempt = user_state_store::resolve(store.as_ref(), &mut writes, writers);
+    let resolutions = AssertUnwindSafe(attempt)
+        .catch_unwind()
+        .await
+        .unwrap_or_default();
+    let unresolved = || Resolution::Unresolved(Cause::Other("the store panicked"));
+    let mut resolutions = resolutions.into_iter();
+    Done::Resolved(
+        writes
+            .into_iter()
+            .map(|write| (write, resolutions.next().unwrap_or_else(unresolved)))
+            .collect(),
+    )
+}

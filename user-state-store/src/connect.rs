@@ -1,0 +1,100 @@
+//! Opening a store from a URL, whichever backend it names.
+//!
+//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening runs no DDL; a store that opens has
+//! passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
+
+#[cfg(feature = "sqlite")]
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::open_error::OpenError;
+use crate::store::DurableStateStore;
+
+mod options;
+mod target;
+
+pub use options::{Access, ConnectOptions, Durability, RemoteTls, StoreSettings, TlsMode};
+pub(crate) use target::Target;
+
+/// Opens the store that the options name.
+///
+/// # Errors
+/// Each reason has its own [`OpenError`].
+///
+/// # Cancel safety
+/// Dropping the future closes what was opened.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), user_state_store::OpenError> {
+/// use user_state_store::ConnectOptions;
+///
+/// let options = ConnectOptions::parse("postgres://user:password@localhost/users")?;
+/// user_state_store::migrate(&options).await?;
+/// let store = user_state_store::connect(&options).await?;
+/// # store.close().await;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateStore>, OpenError> {
+    match options.target() {
+        #[cfg(feature = "postgres")]
+        Target::Postgres(_) => Ok(Arc::new(
+            crate::postgres::PostgresStore::open(options).await?,
+        )),
+        #[cfg(not(feature = "postgres"))]
+        Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
+            backend: "postgres",
+        }),
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(path) => {
+            options.validate()?;
+            let settings = sqlite_settings(options);
+            let store = crate::sqlite::Store::open(Path::new(&**path), &settings).await?;
+            Ok(Arc::new(store))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
+    }
+}
+
+/// Creates the tables and indexes that are not there yet.
+///
+/// Changes nothing where they are, whoever made them. Needs a user that may create tables, which the store itself
+/// should not be.
+///
+/// # Errors
+/// Each reason has its own [`OpenError`].
+///
+/// # Cancel safety
+/// The tables are made in one transaction or statement batch: after a drop all of them are there or none.
+pub async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
+    match options.target() {
+        #[cfg(feature = "postgres")]
+        Target::Postgres(_) => crate::postgres::migrate(options).await,
+        #[cfg(not(feature = "postgres"))]
+        Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
+            backend: "postgres",
+        }),
+        // Opening a SQLite file for writing makes its tables.
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(_) => {
+            connect(options).await?.close().await;
+            Ok(())
+        }
+        #[cfg(not(feature = "sqlite"))]
+        Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite_settings(options: &ConnectOptions) -> crate::sqlite::Settings {
+    crate::sqlite::Settings {
+        access: match options.settings.access {
+            Access::ReadWrite => crate::sqlite::Access::ReadWrite,
+            Access::ReadOnly => crate::sqlite::Access::ReadOnly,
+        },
+        deadline: options.settings.statement_timeout,
+        payload_bytes_max: options.settings.payload_bytes_max,
+        ..crate::sqlite::Settings::default()
+    }
+}

@@ -1,0 +1,305 @@
+//! How to connect, and the limits of a store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::connect::target::Target;
+use crate::open_error::OpenError;
+
+/// The most payload bytes that [`StoreSettings::payload_bytes_max`] may allow: a row is held in memory several
+/// times over on its way.
+const PAYLOAD_BYTES_CEILING: usize = 64 * 1024 * 1024;
+
+/// The most connections of a kind: beyond that a server runs out of processes, not of requests.
+const CONNECTIONS_CEILING: u32 = 1_000;
+
+/// Everything needed to open a store. Its `Debug` form shows no secret.
+///
+/// ```
+/// use std::time::Duration;
+/// use user_state_store::ConnectOptions;
+///
+/// let mut options: ConnectOptions = "postgres://user:secret@localhost/users".parse()?;
+/// options.pool_connections_max = 4;
+/// options.settings.statement_timeout = Duration::from_secs(2);
+/// assert!(!format!("{options:?}").contains("secret"));
+/// # Ok::<(), user_state_store::OpenError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    target: Target,
+    /// The most connections for reads. Default 8.
+    pub pool_connections_max: u32,
+    /// How TLS is used, before any `sslmode` of the URL. Default `None`: `prefer` on loopback and sockets,
+    /// `verify-full` elsewhere.
+    pub tls_mode: Option<TlsMode>,
+    /// What is allowed where the server is not on this machine. Default [`RemoteTls::VerifyFull`].
+    pub remote_tls: RemoteTls,
+    /// A PEM file with the certificate of an authority to trust beside the well-known ones.
+    pub root_certificate: Option<PathBuf>,
+    /// Limits and policies.
+    pub settings: StoreSettings,
+}
+
+/// Limits and policies of a store, whichever way it is opened.
+///
+/// ```
+/// use user_state_store::StoreSettings;
+///
+/// let mut settings = StoreSettings::default();
+/// assert_eq!(settings.payload_bytes_max, 1024 * 1024);
+/// settings.writer_connections = 2;
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreSettings {
+    /// The most bytes of a payload, stored or to be stored. Default 1 MiB, at most 64 MiB.
+    pub payload_bytes_max: usize,
+    /// How many batches are written at once, each on a connection of its own. Default 4.
+    pub writer_connections: u32,
+    /// How long opening a connection may take. Default 5 s.
+    pub connect_timeout: Duration,
+    /// How long a call waits for a free connection. Default 5 s.
+    pub acquire_timeout: Duration,
+    /// How long the server may work on a statement. Default 5 s. This side waits a second longer, for servers
+    /// that stopped altogether.
+    pub statement_timeout: Duration,
+    /// Whether a server that would lose commits in a crash is refused. Default [`Durability::Required`].
+    pub durability: Durability,
+    /// Whether the store may write. Default [`Access::ReadWrite`].
+    pub access: Access,
+}
+
+/// How a connection is encrypted, as libpq's `sslmode`.
+///
+/// ```
+/// use user_state_store::TlsMode;
+///
+/// assert_eq!("verify-full".parse(), Ok(TlsMode::VerifyFull));
+/// assert_eq!(TlsMode::VerifyFull.to_string(), "verify-full");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsMode {
+    /// Plain text.
+    Disable,
+    /// TLS where the server offers it, plain text otherwise.
+    Prefer,
+    /// TLS with whoever answers.
+    Require,
+    /// TLS with a holder of a trusted certificate, whatever its name.
+    VerifyCa,
+    /// TLS with the holder of a trusted certificate for this host.
+    VerifyFull,
+}
+
+/// What is allowed for a server that is not on this machine.
+///
+/// ```
+/// assert_eq!(user_state_store::RemoteTls::default(), user_state_store::RemoteTls::VerifyFull);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RemoteTls {
+    /// Only [`TlsMode::VerifyFull`]; anything else is refused.
+    #[default]
+    VerifyFull,
+    /// Whatever the URL or [`ConnectOptions::tls_mode`] asks for: somebody else secures the way there.
+    AsConfigured,
+}
+
+/// Whether acknowledged writes have to survive a crash of the database server.
+///
+/// ```
+/// assert_eq!(user_state_store::Durability::default(), user_state_store::Durability::Required);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Durability {
+    /// They have to: a server set up otherwise is refused.
+    #[default]
+    Required,
+    /// They need not: for tests and measurements.
+    AllowRelaxed,
+}
+
+/// Whether a store may write.
+///
+/// ```
+/// assert_eq!(user_state_store::Access::default(), user_state_store::Access::ReadWrite);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Access {
+    /// It reads and writes.
+    #[default]
+    ReadWrite,
+    /// The database itself is told to refuse writes of this store.
+    ReadOnly,
+}
+
+impl ConnectOptions {
+    /// The options of a URL, everything else at its default.
+    ///
+    /// `postgres://user:password@host:port/database` (or `postgresql:`) with the parameters `sslmode`,
+    /// `sslrootcert`, `sslcert`, `sslkey`, `application_name`, `host` (a socket's directory), `port`, `user`,
+    /// `password`, `dbname` and `options`; or `sqlite:PATH`.
+    ///
+    /// # Errors
+    /// [`OpenError::InvalidUrl`] and [`OpenError::UnknownScheme`].
+    pub fn parse(url: &str) -> Result<Self, OpenError> {
+        Ok(Self {
+            target: Target::parse(url)?,
+            pool_connections_max: 8,
+            tls_mode: None,
+            remote_tls: RemoteTls::default(),
+            root_certificate: None,
+            settings: StoreSettings::default(),
+        })
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Refuses numbers out of range.
+    #[cfg_attr(
+        not(any(feature = "postgres", feature = "sqlite")),
+        expect(dead_code, reason = "only backends open anything")
+    )]
+    pub(crate) fn validate(&self) -> Result<(), OpenError> {
+        if !(1..=CONNECTIONS_CEILING).contains(&self.pool_connections_max) {
+            return Err(OpenError::InvalidOption {
+                option: "pool_connections_max",
+                problem: "it must be between 1 and 1000",
+            });
+        }
+        self.settings.validate()
+    }
+}
+
+impl StoreSettings {
+    /// Refuses numbers out of range.
+    pub(crate) fn validate(&self) -> Result<(), OpenError> {
+        let refuse = |option, problem| Err(OpenError::InvalidOption { option, problem });
+        if !(1..=CONNECTIONS_CEILING).contains(&self.writer_connections) {
+            return refuse("writer_connections", "it must be between 1 and 1000");
+        }
+        if !(1..=PAYLOAD_BYTES_CEILING).contains(&self.payload_bytes_max) {
+            return refuse("payload_bytes_max", "it must be between 1 byte and 64 MiB");
+        }
+        let range = Duration::from_millis(10)..=Duration::from_hours(1);
+        for (option, timeout) in [
+            ("connect_timeout", self.connect_timeout),
+            ("acquire_timeout", self.acquire_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ] {
+            if !range.contains(&timeout) {
+                return refuse(option, "it must be between 10 ms and 1 h");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 1024 * 1024,
+            writer_connections: 4,
+            connect_timeout: Duration::from_secs(5),
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(5),
+            durability: Durability::default(),
+            access: Access::default(),
+        }
+    }
+}
+
+impl FromStr for ConnectOptions {
+    type Err = OpenError;
+
+    fn from_str(url: &str) -> Result<Self, OpenError> {
+        Self::parse(url)
+    }
+}
+
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ConnectOptions")
+            .field("target", &self.target)
+            .field("pool_connections_max", &self.pool_connections_max)
+            .field("tls_mode", &self.tls_mode)
+            .field("remote_tls", &self.remote_tls)
+            .field("root_certificate", &self.root_certificate)
+            .field("settings", &self.settings)
+            .finish()
+    }
+}
+
+impl TlsMode {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
+impl fmt::Display for TlsMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for TlsMode {
+    type Err = OpenError;
+
+    fn from_str(text: &str) -> Result<Self, OpenError> {
+        [
+            Self::Disable,
+            Self::Prefer,
+            Self::Require,
+            Self::VerifyCa,
+            Self::VerifyFull,
+        ]
+        .into_iter()
+        .find(|mode| mode.as_str() == text)
+        .ok_or(OpenError::InvalidOption {
+            option: "sslmode",
+            problem: "it must be disable, prefer, require, verify-ca or verify-full",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_out_of_range_are_refused_and_the_limits_themselves_are_not() {
+        let options = ConnectOptions::parse("sqlite:users.db").unwrap();
+        assert_eq!(options.validate(), Ok(()));
+        for (bytes, allowed) in [
+            (0, false),
+            (1, true),
+            (PAYLOAD_BYTES_CEILING, true),
+            (PAYLOAD_BYTES_CEILING + 1, false),
+        ] {
+            let mut options = options.clone();
+            options.settings.payload_bytes_max = bytes;
+            assert_eq!(options.validate().is_ok(), allowed, "{bytes}");
+        }
+        for (connections, allowed) in [(0, false), (1, true), (1_000, true), (1_001, false)] {
+            let mut options = options.clone();
+            options.pool_connections_max = connections;
+            assert_eq!(options.validate().is_ok(), allowed, "{connections}");
+        }
+        let mut options = options;
+        options.settings.connect_timeout = Duration::ZERO;
+        assert!(options.validate().is_err());
+    }
+}

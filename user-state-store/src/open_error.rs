@@ -1,0 +1,161 @@
+//! Why a store could not be opened.
+
+use crate::error::{Cause, DatabaseError};
+
+/// A store that did not open. Opening fails closed: nothing is used that the start-up check has not passed.
+///
+/// Shows no secret: of a URL at most the scheme, of a database's answer its SQLSTATE.
+///
+/// ```
+/// use user_state_store::{ConnectOptions, OpenError};
+///
+/// let refused = ConnectOptions::parse("mysql://user:secret@host/database").unwrap_err();
+/// assert_eq!(refused, OpenError::UnknownScheme { scheme: "mysql".into() });
+/// assert_eq!(refused.to_string(), "unknown store scheme mysql, expected postgres or sqlite");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The text is no URL of a store.
+    #[error("the store url is invalid: {problem}")]
+    InvalidUrl {
+        /// What is wrong with it; never a part of the URL that can hold a secret.
+        problem: Box<str>,
+    },
+    /// A URL of something else.
+    #[error("unknown store scheme {scheme}, expected postgres or sqlite")]
+    UnknownScheme {
+        /// The scheme.
+        scheme: Box<str>,
+    },
+    /// The crate was built without this backend.
+    #[error("this program was built without the {backend} feature")]
+    BackendNotEnabled {
+        /// The feature to enable.
+        backend: &'static str,
+    },
+    /// An option is out of its range.
+    #[error("option {option} is invalid: {problem}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The connection would leave this machine without proof of who answers. Use `sslmode=verify-full`, or
+    /// allow it with [`crate::RemoteTls::AsConfigured`].
+    #[error("off loopback only sslmode verify-full is allowed, the url asks for {asked}")]
+    InsecureTls {
+        /// The TLS mode asked for.
+        asked: &'static str,
+    },
+    /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
+    #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
+    TlsRefused,
+    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened.
+    #[error("the database cannot be reached")]
+    Unreachable(#[source] Cause),
+    /// The server does not accept this user and password.
+    #[error("the database refused the user or its password")]
+    AuthenticationFailed(#[source] DatabaseError),
+    /// The server has no database of this name; for SQLite, there is no such file.
+    #[error("there is no such database")]
+    DatabaseMissing,
+    /// The directory of the SQLite file does not exist.
+    #[error("the directory of the database file does not exist")]
+    DirectoryMissing,
+    /// A SQLite database in memory, which would not be durable.
+    #[error("a store needs a file: a sqlite database in memory is not durable")]
+    InMemory,
+    /// The file is no SQLite database, or a damaged one.
+    #[error("the file is not a sqlite database, or is damaged")]
+    NotADatabase(#[source] Cause),
+    /// The file system does not support SQLite's write-ahead log, which needs shared memory (network file
+    /// systems mostly do not have it).
+    #[error("the file system does not support the write-ahead log")]
+    NoWriteAheadLog,
+    /// The server is older than supported.
+    #[error("the database server is version {found}, at least {minimum} is needed")]
+    ServerTooOld {
+        /// The server's version.
+        found: Box<str>,
+        /// The oldest supported one.
+        minimum: &'static str,
+    },
+    /// The table is not there. Run the migrations.
+    #[error("table {table} is missing; run the migrations")]
+    TableMissing {
+        /// The table.
+        table: &'static str,
+    },
+    /// A column is not there or has another type.
+    #[error("column {table}.{column} must be {expected}, found {found}")]
+    ColumnMismatch {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The type it must have.
+        expected: &'static str,
+        /// The type it has; `nothing` where it is missing.
+        found: Box<str>,
+    },
+    /// The table has no unique index that keeps writers apart.
+    #[error("table {table} lacks its primary key ({columns})")]
+    KeyMissing {
+        /// The table.
+        table: &'static str,
+        /// The columns of the key.
+        columns: &'static str,
+    },
+    /// The database takes no writes.
+    #[error("the database is read-only: {why}")]
+    ReadOnly {
+        /// Why.
+        why: &'static str,
+    },
+    /// The user may not do what the store needs.
+    #[error("the database user lacks {privilege} on {table}")]
+    MissingPrivilege {
+        /// The privilege.
+        privilege: &'static str,
+        /// The table.
+        table: &'static str,
+    },
+    /// A commit would not survive a crash of the server. Allow it with [`crate::Durability::AllowRelaxed`].
+    #[error("{setting} is {value}: commits would not survive a crash of the server")]
+    NotDurable {
+        /// The server's setting.
+        setting: Box<str>,
+        /// Its value.
+        value: Box<str>,
+    },
+    /// The database failed in another way.
+    #[error("the database failed while it was opened")]
+    Database(#[source] Cause),
+}
+
+#[cfg(feature = "sqlite")]
+impl From<crate::sqlite::OpenError> for OpenError {
+    fn from(error: crate::sqlite::OpenError) -> Self {
+        use crate::sqlite::OpenError as Sqlite;
+        match error {
+            Sqlite::InMemory => Self::InMemory,
+            Sqlite::NoSuchFile => Self::DatabaseMissing,
+            Sqlite::NoSuchDirectory => Self::DirectoryMissing,
+            Sqlite::ReadOnly(_) => Self::ReadOnly {
+                why: "its file or directory cannot be written",
+            },
+            Sqlite::CannotOpen(cause) | Sqlite::Unavailable(cause) => Self::Unreachable(cause),
+            Sqlite::NotADatabase(cause) => Self::NotADatabase(cause),
+            Sqlite::MissingTable { table } => Self::TableMissing { table },
+            Sqlite::ForeignTable { table, cause: _ } => Self::ColumnMismatch {
+                table,
+                column: "*",
+                expected: "those of the Pekko schema",
+                found: "others".into(),
+            },
+            Sqlite::NoWriteAheadLog => Self::NoWriteAheadLog,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Writes of rows that must not exist yet.
+//!
+//! **Problem.** The primary key is (persistence_id, revision), so two creations at different revisions do not collide. An
+//! insert guarded by `NOT EXISTS` is not enough: another writer's row can go from revision 1 to 2 between the
+//! guard's snapshot and the insert, and then both rows stand.
+//!
+//! **How.** Every creating write is at revision 1. In one READ COMMITTED transaction: insert where no row is; then, with
+//! a snapshot of its own, look for any other row of the inserted ids. Where there is one, roll back and start
+//! again without those ids. While the inserted row is uncommitted, no other insert at revision 1 gets past
+//! the primary key, so what the second look does not see cannot come before the commit.
+//!
+//! **Not here.** A writer that inserts a first row above revision 1 (Pekko 1.2.0's fallback does) escapes the second
+//! look; a unique index on `persistence_id`, an operator's option, stops it.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{Executor as _, Row as _};
+use tokio::time::timeout;
+
+use crate::postgres::durable_state::columns::Columns;
+use crate::postgres::durable_state::row::Micros;
+use crate::postgres::durable_state::write::Answer;
+use crate::postgres::error::Failure;
+use crate::postgres::session::{Lease, Leaves};
+use crate::store::Write;
+
+pub(in crate::postgres) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+pub(in crate::postgres) const COMMIT: &str = "COMMIT";
+
+pub(in crate::postgres) const ROLLBACK: &str = "ROLLBACK";
+
+/// Inserts where there is no row. A row that another transaction is about to commit is waited for.
+pub(in crate::postgres) const INSERT_STATES: &str = "\
+INSERT INTO durable_state (
+  slice,
+  entity_type,
+  persistence_id,
+  revision,
+  db_timestamp,
+  state_ser_id,
+  state_ser_manifest,
+  state_payload,
+  tags
+)
+SELECT
+  w.slice,
+  w.entity_type,
+  w.persistence_id,
+  w.revision,
+  transaction_timestamp(),
+  w.state_ser_id,
+  w.state_ser_manifest,
+  w.state_payload,
+  w.tags::text[]
+FROM UNNEST(
+  $1::int[],
+  $2::text[],
+  $3::text[],
+  $4::bigint[],
+  $5::int[],
+  $6::text[],
+  $7::bytea[],
+  $8::text[]
+) WITH ORDINALITY AS w (
+  slice,
+  entity_type,
+  persistence_id,
+  revision,
+  state_ser_id,
+  state_ser_manifest,
+  state_payload,
+  tags,
+  ordinal
+)
+WHERE NOT EXISTS (
+  SELECT FROM durable_state AS d WHERE d.persistence_id = w.persistence_id
+)
+ORDER BY w.ordinal
+-- No target: also for a unique index on persistence_id alone, where an operator made one.
+ON CONFLICT DO NOTHING
+RETURNING persistence_id, db_timestamp";
+
+/// The ids that have a row beside the one at revision 1.
+pub(in crate::postgres) const SELECT_OTHER_ROWS: &str = "\
+SELECT DISTINCT d.persistence_id
+FROM UNNEST($1::text[]) AS w (persistence_id)
+JOIN durable_state AS d ON d.persistence_id = w.persistence_id
+WHERE d.revision <> 1";
+
+/// Why a creation ended without answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// No commit was sent: surely nothing is applied.
+    NotApplied(Failure),
+    /// The commit was sent and not acknowledged.
+    Unknown(Failure),
+}
+
+/// Creates the rows, each where no row of its id is, and answers for each.
+pub(super) async fn create(lease: &mut Lease<'_>, writes: &[&Write]) -> Result<Vec<Answer>, Halt> {
+    let mut taken = HashSet::new();
+    loop {
+        let candidates: Vec<&Write> = writes
+            .iter()
+            .filter(|write| !taken.contains(write.persistence_id.as_str()))
+            .copied()
+            .collect();
+        if candidates.is_empty() {
+            return Ok(vec![Answer::Conflict; writes.len()]);
+        }
+        match attempt(lease, &candidates).await {
+            Ok((inserted, others)) if others.is_empty() => {
+                commit(lease).await?;
+                return Ok(writes
+                    .iter()
+                    .map(|write| {
+                        inserted
+                            .get(write.persistence_id.as_str())
+                            .map_or(Answer::Conflict, |at| Answer::Applied(at.date_time()))
+                    })
+                    .collect());
+            }
+            Ok((_, others)) => {
+                roll_back(lease).await.map_err(Halt::NotApplied)?;
+                // Each round leaves out at least one id, so there are at most as many as writes.
+                taken.extend(others);
+            }
+            Err(failure) => {
+                // An earlier error ends the transaction: a COMMIT would be answered as if it had worked.
+                if roll_back(lease).await.is_err() {
+                    lease.discard();
+                }
+                return Err(Halt::NotApplied(failure.surely_not_applied()));
+            }
+        }
+    }
+}
+
+/// The ids inserted, with their times, and those of them that have another row.
+type Inserted = (HashMap<String, Micros>, Vec<String>);
+
+async fn attempt(lease: &mut Lease<'_>, writes: &[&Write]) -> Result<Inserted, Failure> {
+    let deadline = lease.answer_deadline();
+    let answer = timeout(deadline, lease.begin()?.execute(BEGIN)).await;
+    lease.end(answer, Leaves::InTransaction)?;
+
+    let columns = Columns::of(writes);
+    let inserting = sqlx::query(INSERT_STATES)
+        .bind(&columns.slice)
+        .bind(&columns.entity_type)
+        .bind(&columns.persistence_id)
+        .bind(&columns.revision)
+        .bind(&columns.state_ser_id)
+        .bind(&columns.state_ser_manifest)
+        .bind(&columns.state_payload)
+        .bind(&columns.tags)
+        .fetch_all(lease.begin()?);
+    let answer = timeout(deadline, inserting).await;
+    let rows = lease.end(answer, Leaves::InTransaction)?;
+    let mut inserted = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let decoded = row
+            .try_get(0)
+            .and_then(|id: String| Ok((id, row.try_get::<Micros, _>(1)?)));
+        let (id, db_timestamp) = decoded.map_err(|error| Failure::of(&error))?;
+        inserted.insert(id, db_timestamp);
+    }
+
+    let ids: Vec<&str> = inserted.keys().map(String::as_str).collect();
+    let looking = sqlx::query_scalar(SELECT_OTHER_ROWS)
+        .bind(&ids)
+        .fetch_all(lease.begin()?);
+    let answer = timeout(deadline, looking).await;
+    let others = lease.end(answer, Leaves::InTransaction)?;
+    Ok((inserted, others))
+}
+
+async fn commit(lease: &mut Lease<'_>) -> Result<(), Halt> {
+    let deadline = lease.answer_deadline();
+    let committing = lease.begin().map_err(Halt::NotApplied)?.execute(COMMIT);
+    let answer = timeout(deadline, committing).await;
+    match lease.end(answer, Leaves::Clean) {
+        Ok(_) => Ok(()),
+        Err(failure) => {
+            lease.discard();
+            Err(Halt::Unknown(failure))
+        }
+    }
+}
+
+async fn roll_back(lease: &mut Lease<'_>) -> Result<(), Failure> {
+    let deadline = lease.answer_deadline();
+    let answer = timeout(deadline, lease.begin()?.execute(ROLLBACK)).await;
+    lease.end(answer, Leaves::Clean).map(drop)
+}

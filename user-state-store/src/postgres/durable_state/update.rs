@@ -1,0 +1,123 @@
+//! Writes of rows that exist: one statement, one round trip, committed by itself.
+
+use chrono::{DateTime, Utc};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::time::timeout;
+
+use crate::postgres::durable_state::columns::Columns;
+use crate::postgres::durable_state::row::Micros;
+use crate::postgres::durable_state::write::Answer;
+use crate::postgres::error::Failure;
+use crate::postgres::session::{Lease, Leaves};
+use crate::store::Write;
+
+/// Sets the rows whose revision is the expected one. `slice` and `entity_type` stay, as in Pekko.
+pub(in crate::postgres) const UPDATE_STATES: &str = "\
+UPDATE durable_state AS d
+SET
+  revision = w.revision,
+  state_ser_id = w.state_ser_id,
+  state_ser_manifest = w.state_ser_manifest,
+  state_payload = w.state_payload,
+  tags = CASE WHEN w.keeps_tags THEN d.tags ELSE w.tags::text[] END,
+  -- Strictly increasing per id, also when the clock is set back.
+  db_timestamp = GREATEST(transaction_timestamp(), d.db_timestamp + interval '1 microsecond')
+FROM UNNEST(
+  $1::text[],
+  $2::bigint[],
+  $3::bigint[],
+  $4::int[],
+  $5::text[],
+  $6::bytea[],
+  $7::text[],
+  $8::boolean[]
+) WITH ORDINALITY AS w (
+  persistence_id,
+  expected,
+  revision,
+  state_ser_id,
+  state_ser_manifest,
+  state_payload,
+  tags,
+  keeps_tags,
+  ordinal
+)
+WHERE d.persistence_id = w.persistence_id
+  -- Checked again on the newest version of the row after waiting for its lock.
+  AND d.revision = w.expected
+RETURNING w.ordinal, d.db_timestamp";
+
+/// Removes the rows whose revision is the expected one.
+pub(in crate::postgres) const DELETE_STATES: &str = "\
+DELETE FROM durable_state AS d
+USING UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS w (persistence_id, expected, ordinal)
+WHERE d.persistence_id = w.persistence_id
+  AND d.revision = w.expected
+RETURNING w.ordinal";
+
+/// Puts and marks.
+pub(super) async fn update(
+    lease: &mut Lease<'_>,
+    writes: &[&Write],
+) -> Result<Vec<Answer>, Failure> {
+    let columns = Columns::of(writes);
+    let deadline = lease.answer_deadline();
+    let sending = sqlx::query(UPDATE_STATES)
+        .bind(&columns.persistence_id)
+        .bind(&columns.expected)
+        .bind(&columns.revision)
+        .bind(&columns.state_ser_id)
+        .bind(&columns.state_ser_manifest)
+        .bind(&columns.state_payload)
+        .bind(&columns.tags)
+        .bind(&columns.keeps_tags)
+        .fetch_all(lease.begin()?);
+    let answer = timeout(deadline, sending).await;
+    let rows = lease.end(answer, Leaves::Clean)?;
+    answers(writes.len(), &rows, |row| {
+        // A time that chrono cannot hold is still a time: the row was written.
+        let db_timestamp: Micros = row.try_get(1).ok()?;
+        Some(Some(
+            db_timestamp.date_time().unwrap_or(DateTime::<Utc>::MAX_UTC),
+        ))
+    })
+    .inspect_err(|_| lease.discard())
+}
+
+/// Erasures.
+pub(super) async fn erase(
+    lease: &mut Lease<'_>,
+    writes: &[&Write],
+) -> Result<Vec<Answer>, Failure> {
+    let columns = Columns::of(writes);
+    let deadline = lease.answer_deadline();
+    let sending = sqlx::query(DELETE_STATES)
+        .bind(&columns.persistence_id)
+        .bind(&columns.expected)
+        .fetch_all(lease.begin()?);
+    let answer = timeout(deadline, sending).await;
+    let rows = lease.end(answer, Leaves::Clean)?;
+    answers(writes.len(), &rows, |_| Some(None)).inspect_err(|_| lease.discard())
+}
+
+/// One answer per write: those returned were applied, the others met another revision.
+fn answers(
+    count: usize,
+    rows: &[PgRow],
+    applied: impl Fn(&PgRow) -> Option<Option<DateTime<Utc>>>,
+) -> Result<Vec<Answer>, Failure> {
+    let mut answers = vec![Answer::Conflict; count];
+    for row in rows {
+        let answered = row
+            .try_get::<i64, _>(0)
+            .ok()
+            .and_then(|ordinal| usize::try_from(ordinal).ok()?.checked_sub(1))
+            .and_then(|index| answers.get_mut(index));
+        match (answered, applied(row)) {
+            (Some(answer), Some(db_timestamp)) => *answer = Answer::Applied(db_timestamp),
+            _ => return Err(Failure::Lost(crate::error::Cause::Protocol)),
+        }
+    }
+    Ok(answers)
+}

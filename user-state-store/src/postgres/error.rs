@@ -1,0 +1,141 @@
+//! What an error of the driver or the server means. The one place that decides it.
+//!
+//! Decided by kind and SQLSTATE, never by message text. An error with severity `ERROR` is the server's word
+//! that the statement was not applied; a lost connection or a server process that ended (`FATAL`) leaves
+//! it open whether a statement already sent was applied.
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::error::{Cause, DatabaseError, StoreError};
+use crate::open_error::OpenError;
+
+/// Why a statement did not do its work, sorted by what to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// A value of some row is refused. Find the row; the others may go through.
+    Refused(DatabaseError),
+    /// A unique index holds such a row already. Find the row, it has a conflict.
+    Taken,
+    /// Lost against a concurrent transaction. Sending it again helps.
+    Contended(DatabaseError),
+    /// Surely not applied; the database cannot do it now.
+    Unavailable(Cause),
+    /// Surely not applied; the database is not set up for it.
+    Misconfigured(Cause),
+    /// The connection is unusable, and what was sent last may still be applied.
+    Lost(Cause),
+    /// The store was closed, nothing was sent.
+    Closed,
+}
+
+impl Failure {
+    /// The meaning of an error.
+    pub(super) fn of(error: &sqlx::Error) -> Self {
+        let Some(error) = database_error(error) else {
+            return match error {
+                sqlx::Error::PoolTimedOut => Self::Unavailable(Cause::PoolTimeout),
+                sqlx::Error::PoolClosed => Self::Closed,
+                _ => Self::Lost(cause(error)),
+            };
+        };
+        if error.severity != "ERROR" {
+            return Self::Lost(Cause::Database(error));
+        }
+        let (class, subclass) = error.code.split_at_checked(2).unwrap_or_default();
+        match (class, subclass) {
+            ("23", "505") => Self::Taken,
+            ("21" | "22" | "23" | "44" | "54" | "P0", _) => Self::Refused(error),
+            ("40", "001" | "P01") => Self::Contended(error),
+            // The connection was the problem, whoever noticed; 40003 says the outcome is unknown.
+            ("08", _) | ("40", "003") => Self::Lost(Cause::Database(error)),
+            ("25", "006") | ("28" | "3D" | "3F" | "42", _) => {
+                Self::Misconfigured(Cause::Database(error))
+            }
+            _ => Self::Unavailable(Cause::Database(error)),
+        }
+    }
+
+    /// The same failure of a statement that changes nothing before a later COMMIT that was not sent.
+    pub(super) fn surely_not_applied(self) -> Self {
+        match self {
+            Self::Lost(cause) => Self::Unavailable(cause),
+            failure => failure,
+        }
+    }
+}
+
+/// The failure as the cause of an outcome that nobody knows.
+impl From<Failure> for Cause {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) | Failure::Contended(error) => Self::Database(error),
+            Failure::Unavailable(cause) | Failure::Misconfigured(cause) | Failure::Lost(cause) => {
+                cause
+            }
+            Failure::Taken => Self::Other("a unique index refused the commit"),
+            Failure::Closed => Self::Other("the store is closed"),
+        }
+    }
+}
+
+/// The error of a call that cannot have changed anything.
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => Self::Refused(error),
+            Failure::Contended(error) => Self::Unavailable(Cause::Database(error)),
+            Failure::Taken => Self::Unavailable(Cause::Other("a unique index refused the row")),
+            Failure::Unavailable(cause) | Failure::Lost(cause) => Self::Unavailable(cause),
+            Failure::Misconfigured(cause) => Self::Misconfigured(cause),
+            Failure::Closed => Self::Closed,
+        }
+    }
+}
+
+/// What an error on the way to a usable store means.
+pub(super) fn open_error(error: &sqlx::Error) -> OpenError {
+    let Some(database) = database_error(error) else {
+        return match cause(error) {
+            Cause::Tls => OpenError::TlsRefused,
+            other => OpenError::Unreachable(other),
+        };
+    };
+    let (class, subclass) = database.code.split_at_checked(2).unwrap_or_default();
+    match (class, subclass) {
+        ("28", _) | ("42", "501") => OpenError::AuthenticationFailed(database),
+        ("3D", _) => OpenError::DatabaseMissing,
+        ("53" | "57" | "08", _) => OpenError::Unreachable(Cause::Database(database)),
+        ("25", "006") => OpenError::ReadOnly {
+            why: "it refuses a read-write transaction",
+        },
+        _ => OpenError::Database(Cause::Database(database)),
+    }
+}
+
+/// The server's error, reduced to what may be shown.
+fn database_error(error: &sqlx::Error) -> Option<DatabaseError> {
+    let error = error.as_database_error()?;
+    let error = error.try_downcast_ref::<PgDatabaseError>()?;
+    Some(DatabaseError {
+        code: error.code().into(),
+        severity: match error.severity() {
+            PgSeverity::Panic => "PANIC",
+            PgSeverity::Fatal => "FATAL",
+            _ => "ERROR",
+        },
+        constraint: error.constraint().map(Into::into),
+    })
+}
+
+/// How a call came to nothing without the server's word.
+fn cause(error: &sqlx::Error) -> Cause {
+    match error {
+        // rustls reports a refused certificate as invalid data.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => Cause::Tls,
+        sqlx::Error::Io(error) => Cause::Io(error.kind()),
+        sqlx::Error::Tls(_) => Cause::Tls,
+        sqlx::Error::PoolTimedOut => Cause::PoolTimeout,
+        sqlx::Error::Configuration(_) => Cause::Other("the driver refused the configuration"),
+        _ => Cause::Protocol,
+    }
+}

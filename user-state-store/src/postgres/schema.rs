@@ -1,0 +1,258 @@
+//! The tables: making them, and checking at start-up that they and their server are fit.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{Connection as _, PgConnection, Row as _};
+use tokio::time::timeout;
+
+use crate::connect::{Access, ConnectOptions, Durability, StoreSettings};
+use crate::error::Cause;
+use crate::open_error::OpenError;
+use crate::postgres::connection;
+use crate::postgres::error::open_error;
+
+/// Pekko's tables and indexes, as its own script makes them.
+const CREATE_PEKKO_TABLES: &str =
+    include_str!("../../migrations/postgres/0001_create_pekko_tables.sql");
+
+/// Keeps two migrations apart: `IF NOT EXISTS` alone lets both try. The number is this project's own.
+const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock(7310582694471163214);";
+
+/// How long a migration may take. It makes empty tables, or none; what takes long is a lock.
+const MIGRATION_MAX: Duration = Duration::from_mins(1);
+
+/// The oldest server: the first with `plan_cache_mode`. Older ones get no more security fixes either.
+const SERVER_VERSION_MIN: (i32, &str) = (120_000, "12");
+
+const TABLE: &str = "durable_state";
+
+const KEY: &str = "persistence_id, revision";
+
+const TEXT: &[&str] = &["character varying", "text"];
+
+/// The columns that are read and written, and the types that serve, the usual one first.
+const COLUMNS: [(&str, &[&str]); 9] = [
+    ("slice", &["integer"]),
+    ("entity_type", TEXT),
+    ("persistence_id", TEXT),
+    ("revision", &["bigint"]),
+    ("db_timestamp", &["timestamp with time zone"]),
+    ("state_ser_id", &["integer"]),
+    ("state_ser_manifest", TEXT),
+    ("state_payload", &["bytea"]),
+    ("tags", &["text[]"]),
+];
+
+/// What the server is and promises.
+pub(super) const SELECT_SERVER: &str = "\
+SELECT
+  current_setting('server_version_num')::int AS version_number,
+  current_setting('server_version') AS version,
+  pg_is_in_recovery() AS in_recovery,
+  current_setting('transaction_read_only') AS read_only,
+  current_setting('fsync') AS fsync,
+  current_setting('full_page_writes') AS full_page_writes,
+  current_setting('synchronous_commit') AS synchronous_commit";
+
+/// The columns of the table that the search path finds.
+pub(super) const SELECT_COLUMNS: &str = "\
+SELECT attname::text, format_type(atttypid, NULL)
+FROM pg_attribute
+WHERE attrelid = to_regclass($1)
+  AND attnum > 0
+  AND NOT attisdropped";
+
+/// The columns of each unique index of the table, partial and unfinished ones left out.
+pub(super) const SELECT_UNIQUE_INDEXES: &str = "\
+SELECT string_agg(a.attname::text, ', ' ORDER BY k.position)
+FROM pg_index AS i
+CROSS JOIN UNNEST(i.indkey) WITH ORDINALITY AS k (attnum, position)
+JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = to_regclass($1)
+  AND i.indisunique
+  AND i.indisvalid
+  AND i.indpred IS NULL
+GROUP BY i.indexrelid";
+
+/// Whether the user may do this with the table.
+pub(super) const SELECT_PRIVILEGE: &str = "\
+SELECT has_table_privilege(to_regclass($1), $2)";
+
+/// Creates the tables and indexes that are not there. See [`crate::migrate`].
+pub(crate) async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
+    options.validate()?;
+    let connect = connection::connect_options(options)?;
+    let mut connection = connection::open(&connect, options.settings.connect_timeout).await?;
+    // Statements sent together are one transaction: all of them, or none. The server's notices that a
+    // table exists already are no news.
+    let script = format!(
+        "{LOCK_MIGRATIONS}\nSET LOCAL client_min_messages = warning;\n{CREATE_PEKKO_TABLES}"
+    );
+    let running = sqlx::raw_sql(&script);
+    timeout(MIGRATION_MAX, async {
+        sqlx::Executor::execute(&mut connection, running).await
+    })
+    .await
+    .map_err(|_| OpenError::Unreachable(Cause::Deadline))?
+    .map_err(|error| match open_error(&error) {
+        OpenError::AuthenticationFailed(_) => OpenError::MissingPrivilege {
+            privilege: "CREATE",
+            table: "the schema",
+        },
+        other => other,
+    })?;
+    farewell(connection).await;
+    Ok(())
+}
+
+/// What the check found besides what it demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowsPerId {
+    /// A unique index on `persistence_id` makes a second row impossible, whoever writes.
+    OneByIndex,
+    /// The writers see to it.
+    OneByProtocol,
+}
+
+/// Refuses a server or a table that would not keep the store's promises.
+pub(super) async fn check(
+    connect: &PgConnectOptions,
+    settings: &StoreSettings,
+) -> Result<RowsPerId, OpenError> {
+    let mut connection = connection::open(connect, settings.connect_timeout).await?;
+    let deadline = connection::answer_deadline(settings);
+    let server = within(
+        deadline,
+        sqlx::query(SELECT_SERVER).fetch_one(&mut connection),
+    )
+    .await?;
+    check_server(&server, settings)?;
+    check_columns(&mut connection, deadline).await?;
+    let rows_per_id = check_indexes(&mut connection, deadline).await?;
+    check_privileges(&mut connection, deadline, settings).await?;
+    farewell(connection).await;
+    Ok(rows_per_id)
+}
+
+fn check_server(server: &PgRow, settings: &StoreSettings) -> Result<(), OpenError> {
+    let text = |name: &str| server.try_get::<String, _>(name).unwrap_or_default();
+    let (number_min, minimum) = SERVER_VERSION_MIN;
+    if server
+        .try_get::<i32, _>("version_number")
+        .unwrap_or_default()
+        < number_min
+    {
+        return Err(OpenError::ServerTooOld {
+            found: text("version").into(),
+            minimum,
+        });
+    }
+    if settings.access == Access::ReadWrite {
+        if server.try_get("in_recovery").unwrap_or(true) {
+            return Err(OpenError::ReadOnly {
+                why: "the server is in recovery, as a standby is",
+            });
+        }
+        if text("read_only") != "off" {
+            return Err(OpenError::ReadOnly {
+                why: "transactions are read-only by default",
+            });
+        }
+    }
+    let not_durable = ["fsync", "full_page_writes", "synchronous_commit"]
+        .into_iter()
+        .find(|setting| text(setting) == "off");
+    match not_durable {
+        Some(setting)
+            if settings.durability == Durability::Required
+                && settings.access == Access::ReadWrite =>
+        {
+            Err(OpenError::NotDurable {
+                setting: setting.into(),
+                value: "off".into(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn check_columns(connection: &mut PgConnection, deadline: Duration) -> Result<(), OpenError> {
+    let asking = sqlx::query_as::<_, (String, String)>(SELECT_COLUMNS).bind(TABLE);
+    let found = within(deadline, asking.fetch_all(connection)).await?;
+    if found.is_empty() {
+        return Err(OpenError::TableMissing { table: TABLE });
+    }
+    for (column, types) in COLUMNS {
+        let found = found
+            .iter()
+            .find_map(|(name, found)| (name == column).then_some(&**found))
+            .unwrap_or("nothing");
+        if !types.contains(&found) {
+            return Err(OpenError::ColumnMismatch {
+                table: TABLE,
+                column,
+                expected: types.first().copied().unwrap_or_default(),
+                found: found.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn check_indexes(
+    connection: &mut PgConnection,
+    deadline: Duration,
+) -> Result<RowsPerId, OpenError> {
+    let asking = sqlx::query_scalar::<_, String>(SELECT_UNIQUE_INDEXES).bind(TABLE);
+    let found = within(deadline, asking.fetch_all(connection)).await?;
+    if found.iter().any(|columns| columns == "persistence_id") {
+        return Ok(RowsPerId::OneByIndex);
+    }
+    if found.iter().any(|columns| columns == KEY) {
+        return Ok(RowsPerId::OneByProtocol);
+    }
+    Err(OpenError::KeyMissing {
+        table: TABLE,
+        columns: KEY,
+    })
+}
+
+async fn check_privileges(
+    connection: &mut PgConnection,
+    deadline: Duration,
+    settings: &StoreSettings,
+) -> Result<(), OpenError> {
+    // DELETE is needed by erasures alone, which few deployments use.
+    let needed: &[&str] = match settings.access {
+        Access::ReadWrite => &["SELECT", "INSERT", "UPDATE"],
+        Access::ReadOnly => &["SELECT"],
+    };
+    for privilege in needed {
+        let asking = sqlx::query_scalar::<_, bool>(SELECT_PRIVILEGE)
+            .bind(TABLE)
+            .bind(privilege);
+        if !within(deadline, asking.fetch_one(&mut *connection)).await? {
+            return Err(OpenError::MissingPrivilege {
+                privilege,
+                table: TABLE,
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn within<T>(
+    deadline: Duration,
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, OpenError> {
+    timeout(deadline, asking)
+        .await
+        .map_err(|_| OpenError::Unreachable(Cause::Deadline))?
+        .map_err(|error| open_error(&error))
+}
+
+/// Ends a connection that has served; one that does not take its leave is closed all the same.
+async fn farewell(connection: PgConnection) {
+    drop(timeout(Duration::from_secs(1), connection.close()).await);
+}

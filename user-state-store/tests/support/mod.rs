@@ -1,0 +1,142 @@
+//! A database of its own for each test, made beside the one that `DATABASE_URL` names and dropped afterwards.
+
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::error::Error;
+use std::thread;
+
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use url::Url;
+use user_state_store::{
+    Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
+    StoreError, StoredState, Tags, Write, WriteBatch, WriteOutcome,
+};
+use uuid::Uuid;
+
+/// What a test returns.
+pub(crate) type Outcome = Result<(), Box<dyn Error>>;
+
+/// A database that is dropped with this value.
+pub(crate) struct Database {
+    server: Url,
+    name: String,
+    url: Url,
+}
+
+impl Database {
+    /// An empty database.
+    pub(crate) async fn empty() -> Result<Self, Box<dyn Error>> {
+        let server = std::env::var("DATABASE_URL").map_err(
+            |_| "set DATABASE_URL to a PostgreSQL server whose user may create databases",
+        )?;
+        let server = Url::parse(&server)?;
+        let name = format!("user_state_test_{}", Uuid::new_v4().simple());
+        let mut url = server.clone();
+        url.set_path(&name);
+        let mut connection = PgConnection::connect(server.as_str()).await?;
+        connection
+            .execute(&*format!("CREATE DATABASE {name} TEMPLATE template0"))
+            .await?;
+        connection.close().await?;
+        Ok(Self { server, name, url })
+    }
+
+    /// A database with the tables.
+    pub(crate) async fn migrated() -> Result<Self, Box<dyn Error>> {
+        let database = Self::empty().await?;
+        user_state_store::migrate(&database.url().parse()?).await?;
+        Ok(database)
+    }
+
+    /// The URL of the database.
+    pub(crate) fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// The URL with another user.
+    pub(crate) fn url_as(&self, user: &str, password: &str) -> String {
+        let mut url = self.url.clone();
+        url.set_username(user).unwrap();
+        url.set_password(Some(password)).unwrap();
+        url.into()
+    }
+
+    /// The name of the database.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection of the test's own, which plays another writer or an operator.
+    pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect(self.url()).await
+    }
+
+    /// Runs statements.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), sqlx::Error> {
+        let mut connection = self.connect().await?;
+        connection.execute(sql).await?;
+        connection.close().await
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let server = self.server.clone();
+        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let dropping = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.map(|runtime| {
+                runtime.block_on(async {
+                    let mut connection = PgConnection::connect(server.as_str()).await?;
+                    connection.execute(&*statement).await?;
+                    connection.close().await
+                })
+            })
+        });
+        if !matches!(dropping.join(), Ok(Ok(Ok(())))) {
+            eprintln!("the test database {} was not dropped", self.name);
+        }
+    }
+}
+
+/// A write of a JSON-like payload with one tag.
+pub(crate) fn put(id: &str, expected: i64, revision: i64, bytes: &[u8]) -> Write {
+    Write {
+        persistence_id: PersistenceId::unique(id).unwrap(),
+        expected: Revision::new(expected).unwrap(),
+        change: Change::Put {
+            revision: Revision::new(revision).unwrap(),
+            payload: Payload {
+                serializer_id: SerializerId::JACKSON_JSON,
+                manifest: Manifest::new("com.example.State"),
+                bytes: bytes.to_vec(),
+            },
+            tags: Tags::one("state"),
+        },
+    }
+}
+
+/// Another change of an entity.
+pub(crate) fn change(id: &str, expected: i64, change: Change) -> Write {
+    Write {
+        persistence_id: PersistenceId::unique(id).unwrap(),
+        expected: Revision::new(expected).unwrap(),
+        change,
+    }
+}
+
+/// Writes and gives the outcomes in the order of the ids.
+pub(crate) async fn write(store: &dyn DurableStateStore, writes: Vec<Write>) -> Vec<WriteOutcome> {
+    store.write(&WriteBatch::new(writes).unwrap()).await
+}
+
+/// Loads one id.
+pub(crate) async fn load(
+    store: &dyn DurableStateStore,
+    id: &str,
+) -> Result<Option<StoredState>, StoreError> {
+    let mut rows = store.load(&[PersistenceId::unique(id).unwrap()]).await?;
+    rows.remove(0)
+}
