@@ -48,8 +48,8 @@ pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateSto
         #[cfg(feature = "sqlite")]
         Target::Sqlite(path) => {
             options.validate()?;
-            let settings = sqlite_settings(options);
-            let store = crate::sqlite::Store::open(Path::new(&**path), &settings).await?;
+            let path = Path::new(&**path);
+            let store = crate::sqlite::Store::open(path, &options.settings).await?;
             Ok(Arc::new(store))
         }
         #[cfg(not(feature = "sqlite"))]
@@ -83,18 +83,5 @@ pub async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
         }
         #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
-    }
-}
-
-#[cfg(feature = "sqlite")]
-fn sqlite_settings(options: &ConnectOptions) -> crate::sqlite::Settings {
-    crate::sqlite::Settings {
-        access: match options.settings.access {
-            Access::ReadWrite => crate::sqlite::Access::ReadWrite,
-            Access::ReadOnly => crate::sqlite::Access::ReadOnly,
-        },
-        deadline: options.settings.statement_timeout,
-        payload_bytes_max: options.settings.payload_bytes_max,
-        ..crate::sqlite::Settings::default()
     }
 }

@@ -36,10 +36,7 @@ pub use resolve::{Resolution, UnresolvedWrite, Writers, resolve};
 pub use revision::Revision;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{
-    Access as SqliteAccess, OpenError as SqliteOpenError, Settings as SqliteSettings,
-    Store as SqliteStore,
-};
+pub use sqlite::Store as SqliteStore;
 #[cfg(any(test, feature = "conformance"))]
 pub use store::conformance;
 pub use store::{

@@ -134,28 +134,3 @@ pub enum OpenError {
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),
 }
-
-#[cfg(feature = "sqlite")]
-impl From<crate::sqlite::OpenError> for OpenError {
-    fn from(error: crate::sqlite::OpenError) -> Self {
-        use crate::sqlite::OpenError as Sqlite;
-        match error {
-            Sqlite::InMemory => Self::InMemory,
-            Sqlite::NoSuchFile => Self::DatabaseMissing,
-            Sqlite::NoSuchDirectory => Self::DirectoryMissing,
-            Sqlite::ReadOnly(_) => Self::ReadOnly {
-                why: "its file or directory cannot be written",
-            },
-            Sqlite::CannotOpen(cause) | Sqlite::Unavailable(cause) => Self::Unreachable(cause),
-            Sqlite::NotADatabase(cause) => Self::NotADatabase(cause),
-            Sqlite::MissingTable { table } => Self::TableMissing { table },
-            Sqlite::ForeignTable { table, cause: _ } => Self::ColumnMismatch {
-                table,
-                column: "*",
-                expected: "those of the Pekko schema",
-                found: "others".into(),
-            },
-            Sqlite::NoWriteAheadLog => Self::NoWriteAheadLog,
-        }
-    }
-}

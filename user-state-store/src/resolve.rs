@@ -35,14 +35,14 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 /// ```
 /// use user_state_store::{
 ///     Cause, Change, DurableStateStore, Manifest, Payload, PersistenceId, Resolution, Revision,
-///     SerializerId, SqliteSettings, SqliteStore, Tags, UnknownOutcome, UnresolvedWrite, Write, Writers,
+///     SerializerId, SqliteStore, StoreSettings, Tags, UnknownOutcome, UnresolvedWrite, Write, Writers,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("user-state.db");
-/// let store = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+/// let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
 /// let payload = Payload {
 ///     serializer_id: SerializerId::JACKSON_JSON,
 ///     manifest: Manifest::new("com.example.State"),

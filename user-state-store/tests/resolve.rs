@@ -10,7 +10,7 @@ use std::error::Error;
 use tempfile::TempDir;
 use user_state_store::{
     Cause, Change, DurableStateStore, Fence, Manifest, Payload, PersistenceId, Resolution,
-    Revision, SerializerId, SqliteSettings, SqliteStore, StoreError, StoredValue, Tags,
+    Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue, Tags,
     UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers, resolve,
 };
 
@@ -24,7 +24,7 @@ type TestResult<T = ()> = Result<T, Box<dyn Error>>;
 async fn open() -> TestResult<(TempDir, LossyStore)> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("store.db");
-    let store = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+    let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
     Ok((directory, LossyStore::new(store)))
 }
 

@@ -35,8 +35,12 @@ impl Target {
     /// The target of a URL.
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
                 return Err(invalid("a path must follow sqlite:"));
+            }
+            if path.contains('?') {
+                return Err(invalid("sqlite: takes no parameters"));
             }
             return Ok(Self::Sqlite(path.into()));
         }
@@ -71,10 +75,7 @@ impl fmt::Debug for Target {
                 }
                 formatter.write_str(url.path())
             }
-            Self::Sqlite(path) => {
-                let path = path.split_once('?').map_or(&**path, |(path, _)| path);
-                write!(formatter, "sqlite:{path}")
-            }
+            Self::Sqlite(path) => write!(formatter, "sqlite:{path}"),
         }
     }
 }
@@ -99,12 +100,26 @@ mod tests {
     }
 
     #[test]
+    fn a_sqlite_path_may_follow_two_slashes() {
+        for (url, path) in [
+            ("sqlite:users.db", "users.db"),
+            ("sqlite://users.db", "users.db"),
+            ("sqlite:/var/users.db", "/var/users.db"),
+            ("sqlite:///var/users.db", "/var/users.db"),
+        ] {
+            assert_eq!(Target::parse(url), Ok(Target::Sqlite(path.into())), "{url}");
+        }
+    }
+
+    #[test]
     fn a_wrong_url_is_refused_without_its_secrets() {
         for url in [
             "postgres:",
             "postgres://user:marker@host:port/database",
             "postgres://user:marker@/database?sslpassword=marker",
             "sqlite:",
+            "sqlite://",
+            "sqlite:users.db?key=marker",
             "no url marker",
             "",
         ] {

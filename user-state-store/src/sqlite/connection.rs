@@ -7,7 +7,6 @@
 //! **How.** A call holds its connection in a [`Lease`]. Only [`Lease::finish`] puts it back; a lease dropped
 //! before, by an error, a deadline or a dropped future, closes it, and closing rolls back what is open.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +17,10 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::error::{OpenError, before_commit};
-use super::{Access, Settings};
+use super::error::before_commit;
+use crate::connect::{Access, StoreSettings};
 use crate::error::{Cause, StoreError};
+use crate::open_error::OpenError;
 
 /// How many prepared statements a connection keeps: more than this backend has.
 const STATEMENT_CACHE: usize = 32;
@@ -28,8 +28,8 @@ const STATEMENT_CACHE: usize = 32;
 /// The longest wait for a lock that SQLite's own setting, milliseconds in 32 bits, holds; an hour is far below it.
 const BUSY_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
-/// How many readers there are by default: enough for loads and feeds side by side, few enough threads.
-pub(super) const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+/// How many connections read at once: enough for loads and feeds side by side, few enough threads.
+const READERS: u32 = 4;
 
 /// Connections of one kind to one file, at most a fixed number at a time.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ struct Unlocked {
 
 impl Lane {
     /// The lane of the writer: one connection, as SQLite has one writer at a time.
-    pub(super) fn for_writing(path: &Path, settings: &Settings) -> Self {
+    pub(super) fn for_writing(path: &Path, settings: &StoreSettings) -> Self {
         let options = options(path, settings)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -81,18 +81,22 @@ impl Lane {
     }
 
     /// The lane of the readers.
-    pub(super) fn for_reading(path: &Path, settings: &Settings) -> Self {
+    pub(super) fn for_reading(path: &Path, settings: &StoreSettings) -> Self {
         // In a store that writes, a reader is not opened read-only: the last connection to close removes the side files, and a
         // read-only one could not.
         let options = match settings.access {
             Access::ReadWrite => options(path, settings).pragma("query_only", "ON"),
             Access::ReadOnly => options(path, settings).read_only(true),
         };
-        let width = u32::try_from(settings.readers.get()).unwrap_or(u32::MAX);
-        Self::new(path, settings, options, width)
+        Self::new(path, settings, options, READERS)
     }
 
-    fn new(path: &Path, settings: &Settings, options: SqliteConnectOptions, width: u32) -> Self {
+    fn new(
+        path: &Path,
+        settings: &StoreSettings,
+        options: SqliteConnectOptions,
+        width: u32,
+    ) -> Self {
         let source = Source {
             path: path.to_owned(),
             options,
@@ -101,7 +105,7 @@ impl Lane {
         let permits = usize::try_from(width).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             source,
-            deadline: settings.deadline,
+            deadline: settings.statement_timeout,
             width,
             turns: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             idle: Arc::default(),
@@ -233,13 +237,13 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() || path == Path::new(":memory:") {
         return Err(OpenError::InMemory);
     }
-    Ok(std::path::absolute(path)?)
+    std::path::absolute(path).map_err(|error| OpenError::Unreachable(Cause::Io(error.kind())))
 }
 
-fn options(path: &Path, settings: &Settings) -> SqliteConnectOptions {
+fn options(path: &Path, settings: &StoreSettings) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .busy_timeout(settings.deadline.min(BUSY_TIMEOUT_MAX))
+        .busy_timeout(settings.statement_timeout.min(BUSY_TIMEOUT_MAX))
         .statement_cache_capacity(STATEMENT_CACHE)
         .disable_statement_logging()
 }
