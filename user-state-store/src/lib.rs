@@ -19,7 +19,10 @@ mod sqlite;
 mod store;
 mod tags;
 
-pub use changes::{ChangesPage, ChangesQuery, TimestampOffset};
+pub use changes::{
+    ChangesPage, ChangesQuery, StateChange, TimestampOffset, current_changes_by_slices,
+    current_persistence_ids,
+};
 pub use chrono_tz::Tz;
 pub use connect::{
     Access, ConnectOptions, Durability, RemoteTls, StoreSettings, TlsMode, connect, migrate,

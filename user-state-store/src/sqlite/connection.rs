@@ -252,3 +252,68 @@ fn options(path: &Path, settings: &StoreSettings) -> SqliteConnectOptions {
 fn lock(idle: &Mutex<Vec<SqliteConnection>>) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    async fn pragma(lane: &Lane, name: &str) -> Result<String, Box<dyn Error>> {
+        let mut lease = lane.lease(lane.deadline()).await?;
+        let select = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+        let value = sqlx::query_scalar(&select)
+            .fetch_one(lease.connection())
+            .await?;
+        lease.finish()?;
+        Ok(value)
+    }
+
+    #[tokio::test]
+    async fn the_writer_syncs_every_commit_and_the_readers_cannot_write()
+    -> Result<(), Box<dyn Error>> {
+        const FULL: &str = "2";
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let settings = StoreSettings::default();
+        let writer = Lane::for_writing(&path, &settings);
+        let readers = Lane::for_reading(&path, &settings);
+        assert_eq!(pragma(&writer, "synchronous").await?, FULL);
+        assert_eq!(pragma(&writer, "journal_mode").await?, "wal");
+        let mut lease = readers.lease(readers.deadline()).await?;
+        let refused = sqlx::query("CREATE TABLE t (x)")
+            .execute(lease.connection())
+            .await;
+        assert!(refused.is_err());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn only_a_finished_lease_gives_its_connection_back() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let writer = Lane::for_writing(&path, &StoreSettings::default());
+        let lease = writer.lease(writer.deadline()).await?;
+        drop(lease);
+        assert_eq!(lock(&writer.idle).len(), 0);
+        let lease = writer.lease(writer.deadline()).await?;
+        lease.finish()?;
+        assert_eq!(lock(&writer.idle).len(), 1);
+        writer.close().await;
+        assert_eq!(lock(&writer.idle).len(), 0);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_is_taken_is_waited_for_until_the_deadline() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let writer = Lane::for_writing(&path, &StoreSettings::default());
+        let taken = writer.lease(writer.deadline()).await?;
+        let refused = writer.lease(Instant::now()).await.err();
+        assert_eq!(refused, Some(StoreError::Unavailable(Cause::PoolTimeout)));
+        taken.finish()?;
+        assert!(writer.lease(writer.deadline()).await.is_ok());
+        Ok(())
+    }
+}
