@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -36,7 +36,7 @@ struct Told(Arc<Mutex<Vec<(String, usize, UserEvent)>>>);
 #[async_trait]
 impl Query<UserState> for Told {
     async fn dispatch(&self, aggregate_id: &str, events: &[EventEnvelope<UserState>]) {
-        let mut told = self.0.lock().unwrap();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
             assert_eq!(event.aggregate_id, aggregate_id);
             told.push((
@@ -65,7 +65,7 @@ fn framework(store: &Arc<LossyStore>) -> Framework {
 }
 
 fn at(second: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(second, 0).unwrap()
+    DateTime::from_timestamp(second, 0).unwrap_or_default()
 }
 
 fn view(product: &str, second: i64) -> UserCommand {
