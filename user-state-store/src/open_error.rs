@@ -52,7 +52,7 @@ pub enum OpenError {
     /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
     #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
     TlsRefused,
-    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened.
+    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened or is locked.
     #[error("the database cannot be reached")]
     Unreachable(#[source] Cause),
     /// The server does not accept this user and password.

@@ -34,7 +34,7 @@ mod durable_state;
 mod error;
 mod schema;
 
-use connection::Lane;
+use connection::{Lane, READERS};
 use error::{Kind, kind, on_open};
 use schema::Refusal;
 
@@ -101,12 +101,21 @@ impl Store {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn open(path: &Path, settings: &StoreSettings) -> Result<Self, OpenError> {
+        Self::open_with_readers(path, settings, READERS).await
+    }
+
+    /// Opens a file with so many connections for reading.
+    pub(crate) async fn open_with_readers(
+        path: &Path,
+        settings: &StoreSettings,
+        readers: u32,
+    ) -> Result<Self, OpenError> {
         let path = connection::absolute(path)?;
         let store = Self {
             access: settings.access,
             payload_bytes_max: settings.payload_bytes_max,
             writer: Lane::for_writing(&path, settings),
-            readers: Lane::for_reading(&path, settings),
+            readers: Lane::for_reading(&path, settings, readers),
             path,
         };
         let deadline = store.writer.deadline();

@@ -29,7 +29,7 @@ const STATEMENT_CACHE: usize = 32;
 const BUSY_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 /// How many connections read at once: enough for loads and feeds side by side, few enough threads.
-const READERS: u32 = 4;
+pub(super) const READERS: u32 = 4;
 
 /// Connections of one kind to one file, at most a fixed number at a time.
 #[derive(Debug)]
@@ -81,14 +81,14 @@ impl Lane {
     }
 
     /// The lane of the readers.
-    pub(super) fn for_reading(path: &Path, settings: &StoreSettings) -> Self {
+    pub(super) fn for_reading(path: &Path, settings: &StoreSettings, width: u32) -> Self {
         // In a store that writes, a reader is not opened read-only: the last connection to close removes the side files, and a
         // read-only one could not.
         let options = match settings.access {
             Access::ReadWrite => options(path, settings).pragma("query_only", "ON"),
             Access::ReadOnly => options(path, settings).read_only(true),
         };
-        Self::new(path, settings, options, READERS)
+        Self::new(path, settings, options, width)
     }
 
     fn new(
@@ -277,7 +277,7 @@ mod tests {
         let path = directory.path().join("store.db");
         let settings = StoreSettings::default();
         let writer = Lane::for_writing(&path, &settings);
-        let readers = Lane::for_reading(&path, &settings);
+        let readers = Lane::for_reading(&path, &settings, READERS);
         assert_eq!(pragma(&writer, "synchronous").await?, FULL);
         assert_eq!(pragma(&writer, "journal_mode").await?, "wal");
         let mut lease = readers.lease(readers.deadline()).await?;
