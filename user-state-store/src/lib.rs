@@ -18,6 +18,8 @@ mod slice;
 mod sqlite;
 mod store;
 mod tags;
+#[cfg(feature = "views")]
+mod views;
 
 pub use changes::{
     ChangesPage, ChangesQuery, StateChange, TimestampOffset, current_changes_by_slices,
@@ -47,3 +49,5 @@ pub use store::{
     StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
+#[cfg(feature = "views")]
+pub use views::InvalidTableName;
