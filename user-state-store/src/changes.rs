@@ -82,7 +82,7 @@ pub struct ChangesPage {
     pub until: DateTime<Utc>,
 }
 
-/// A state out of a change feed.
+/// A state out of a change feed; see [`current_changes_by_slices`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateChange {
     /// The row, as it was when its page was read.

@@ -66,7 +66,7 @@ pub struct DurableStateEventStore<A> {
     writers: Writers,
 }
 
-/// A loaded aggregate, and the revision its commit has to follow.
+/// A loaded aggregate, and the revision its commit has to follow; see [`DurableStateEventStore`]'s example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurableStateContext<A> {
     persistence_id: PersistenceId,
@@ -75,6 +75,10 @@ pub struct DurableStateContext<A> {
 }
 
 /// A durable state has no events to load.
+///
+/// ```
+/// assert_eq!(user_state_store::NoEventHistory.to_string(), "a durable state has no event history");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a durable state has no event history")]
 pub struct NoEventHistory;

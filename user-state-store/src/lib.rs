@@ -93,7 +93,7 @@
 //!
 //! # Features
 //!
-//! - `postgres` (default): `PostgresStore`, on PostgreSQL 13 and later.
+//! - `postgres` (default): `PostgresStore`, on PostgreSQL 12 and later.
 //! - `sqlite` (default): `SqliteStore`, in one file and with SQLite compiled in.
 //! - `views`: `PostgresStore::view_repository`, views of cqrs-es kept by postgres-es on the store's pool.
 //! - `conformance`: the contract as a suite of tests, for authors of backends.
