@@ -52,28 +52,15 @@ pub enum OpenError {
     /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
     #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
     TlsRefused,
-    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened.
+    /// Nobody answers, or the server takes no connections now.
     #[error("the database cannot be reached")]
     Unreachable(#[source] Cause),
     /// The server does not accept this user and password.
     #[error("the database refused the user or its password")]
     AuthenticationFailed(#[source] DatabaseError),
-    /// The server has no database of this name; for SQLite, there is no such file.
+    /// The server has no database of this name.
     #[error("there is no such database")]
     DatabaseMissing,
-    /// The directory of the SQLite file does not exist.
-    #[error("the directory of the database file does not exist")]
-    DirectoryMissing,
-    /// A SQLite database in memory, which would not be durable.
-    #[error("a store needs a file: a sqlite database in memory is not durable")]
-    InMemory,
-    /// The file is no SQLite database, or a damaged one.
-    #[error("the file is not a sqlite database, or is damaged")]
-    NotADatabase(#[source] Cause),
-    /// The file system does not support SQLite's write-ahead log, which needs shared memory (network file
-    /// systems mostly do not have it).
-    #[error("the file system does not support the write-ahead log")]
-    NoWriteAheadLog,
     /// The server is older than supported.
     #[error("the database server is version {found}, at least {minimum} is needed")]
     ServerTooOld {
@@ -130,32 +117,11 @@ pub enum OpenError {
         /// Its value.
         value: Box<str>,
     },
+    /// A SQLite file could not be opened.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Sqlite(#[from] crate::sqlite::OpenError),
     /// The database failed in another way.
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),
-}
-
-#[cfg(feature = "sqlite")]
-impl From<crate::sqlite::OpenError> for OpenError {
-    fn from(error: crate::sqlite::OpenError) -> Self {
-        use crate::sqlite::OpenError as Sqlite;
-        match error {
-            Sqlite::InMemory => Self::InMemory,
-            Sqlite::NoSuchFile => Self::DatabaseMissing,
-            Sqlite::NoSuchDirectory => Self::DirectoryMissing,
-            Sqlite::ReadOnly(_) => Self::ReadOnly {
-                why: "its file or directory cannot be written",
-            },
-            Sqlite::CannotOpen(cause) | Sqlite::Unavailable(cause) => Self::Unreachable(cause),
-            Sqlite::NotADatabase(cause) => Self::NotADatabase(cause),
-            Sqlite::MissingTable { table } => Self::TableMissing { table },
-            Sqlite::ForeignTable { table, cause: _ } => Self::ColumnMismatch {
-                table,
-                column: "*",
-                expected: "those of the Pekko schema",
-                found: "others".into(),
-            },
-            Sqlite::NoWriteAheadLog => Self::NoWriteAheadLog,
-        }
-    }
 }

@@ -1,6 +1,11 @@
 //! Stores and users for the tests of this folder.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+#![allow(clippy::expect_used, reason = "a test may fail here")]
 
 use std::error::Error;
 use std::sync::Arc;
