@@ -24,6 +24,23 @@ use crate::stats::{Counters, Stats};
 ///
 /// When the last handle (and the last [`EntityRef`]) is dropped, the shards finish what was accepted and end;
 /// [`Runtime::shutdown`] does the same and waits for it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use user_state_runtime::Runtime;
+///
+/// let runtime = Runtime::for_users(store).start()?;
+/// assert_eq!(runtime.stats().live, 0);
+/// runtime.user(&"mall-user".parse()?).state().await?;
+/// assert_eq!(runtime.stats().live, 1);
+/// runtime.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Runtime<A: Aggregate> {
     inner: Arc<Inner<A>>,
 }
