@@ -21,7 +21,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use user_state_store::{ConnectOptions, OpenError, TlsMode, connect};
 
-/// How many bytes the request for TLS has (PostgreSQL's documentation, "Message Formats", SSLRequest).
+/// How many bytes the request for TLS has (PostgreSQL's documentation, "Message Formats", `SSLRequest`).
 const TLS_REQUEST_BYTES: usize = 8;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;

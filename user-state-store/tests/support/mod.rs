@@ -1,6 +1,10 @@
 //! A database of its own for each test, made beside the one that `DATABASE_URL` names and dropped afterwards.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test file uses a part of it, and a wrong constant of a test may end it"
+)]
 
 pub(crate) mod proxy;
 
