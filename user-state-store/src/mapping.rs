@@ -7,6 +7,13 @@ use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::tags::Tags;
 
+mod serde;
+mod user_state;
+mod zone;
+
+pub use serde::SerdeMapping;
+pub use user_state::UserStateMapping;
+
 /// Turns an aggregate into a payload and back.
 ///
 /// # Contract

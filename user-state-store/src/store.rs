@@ -27,6 +27,8 @@ use crate::slice::Slice;
 use crate::tags::Tags;
 
 mod batch;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, WriteBatch};
 

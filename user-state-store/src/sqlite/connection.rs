@@ -26,7 +26,7 @@ use crate::error::{Cause, StoreError};
 const STATEMENT_CACHE: usize = 32;
 
 /// The longest wait for a lock that SQLite's own setting, milliseconds in 32 bits, holds; an hour is far below it.
-const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 /// How many readers there are by default: enough for loads and feeds side by side, few enough threads.
 pub(super) const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);

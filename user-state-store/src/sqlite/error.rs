@@ -90,7 +90,7 @@ pub(super) fn kind(error: &sqlx::Error) -> Kind {
     // The low byte of an extended result code is the primary one.
     let primary = error
         .as_database_error()
-        .and_then(|error| error.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .and_then(|code| code.parse::<u32>().ok())
         .map(|code| code & 0xff);
     match primary {

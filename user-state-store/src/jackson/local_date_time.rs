@@ -1,0 +1,337 @@
+//! The text of Java's `LocalDateTime`.
+//!
+//! Written as Jackson does with dates as text (`DateTimeFormatter.ISO_LOCAL_DATE_TIME`): seconds always, of the
+//! fraction as many digits as needed, years with at least four digits, `+` from 10000 on, `-` before 0. Read as that
+//! formatter reads: seconds may be absent, a fraction has 0 to 9 digits, `T` may be small, days must exist.
+
+use chrono::{Datelike, NaiveDate, NaiveDateTime, Timelike};
+
+/// The most characters a written time has: a sign, six digits of a year, and `-12-31T23:59:59.123456789`.
+pub(crate) const CHARACTERS_MAX: usize = 32;
+
+/// The digits of a year from which on Java writes and demands a sign.
+const YEAR_DIGITS_UNSIGNED: usize = 4;
+
+/// The most digits that Java reads in a year.
+const YEAR_DIGITS_MAX: usize = 10;
+
+/// Why a text is no time that can be held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// It is not the text of a `LocalDateTime`.
+    Malformed,
+    /// It is one, in a year beyond those chrono has.
+    OutOfRange,
+}
+
+/// Appends the text of a time. A leap-second fraction counts as the end of its second.
+pub(crate) fn write(bytes: &mut Vec<u8>, time: NaiveDateTime) {
+    let year = time.year();
+    if year < 0 {
+        bytes.push(b'-');
+    } else if year > 9_999 {
+        bytes.push(b'+');
+    }
+    write_padded(bytes, year.unsigned_abs(), 4);
+    for (separator, number) in [
+        (b'-', time.month()),
+        (b'-', time.day()),
+        (b'T', time.hour()),
+        (b':', time.minute()),
+        (b':', time.second()),
+    ] {
+        bytes.push(separator);
+        write_padded(bytes, number, 2);
+    }
+    let mut fraction = time.nanosecond().min(999_999_999);
+    if fraction == 0 {
+        return;
+    }
+    let mut digits = 9;
+    while fraction.is_multiple_of(10) {
+        fraction /= 10;
+        digits -= 1;
+    }
+    bytes.push(b'.');
+    write_padded(bytes, fraction, digits);
+}
+
+/// The time that a text stands for.
+pub(crate) fn parse(text: &str) -> Result<NaiveDateTime, Unreadable> {
+    let mut rest = Rest(text.as_bytes());
+    let fields = rest.date_time().filter(|_| rest.0.is_empty());
+    fields.ok_or(Unreadable::Malformed)?.resolve()
+}
+
+/// The numbers of a date and time, each within its digits.
+struct Fields {
+    year: i64,
+    month: u32,
+    day: u32,
+    hour: u32,
+    minute: u32,
+    second: u32,
+    nanosecond: u32,
+}
+
+impl Fields {
+    fn resolve(&self) -> Result<NaiveDateTime, Unreadable> {
+        // The calendar repeats every 400 years, so whether the day exists shows in a year near 2000 too.
+        let in_any_year = i32::try_from(2000 + self.year.rem_euclid(400))
+            .ok()
+            .and_then(|year| self.in_year(year));
+        if in_any_year.is_none() {
+            return Err(Unreadable::Malformed);
+        }
+        i32::try_from(self.year)
+            .ok()
+            .and_then(|year| self.in_year(year))
+            .ok_or(Unreadable::OutOfRange)
+    }
+
+    fn in_year(&self, year: i32) -> Option<NaiveDateTime> {
+        NaiveDate::from_ymd_opt(year, self.month, self.day)?.and_hms_nano_opt(
+            self.hour,
+            self.minute,
+            self.second,
+            self.nanosecond,
+        )
+    }
+}
+
+/// What of a text is still to be read.
+struct Rest<'a>(&'a [u8]);
+
+impl Rest<'_> {
+    fn date_time(&mut self) -> Option<Fields> {
+        let year = self.year()?;
+        self.one_of(b"-")?;
+        let month = self.two_digits()?;
+        self.one_of(b"-")?;
+        let day = self.two_digits()?;
+        self.one_of(b"Tt")?;
+        let hour = self.two_digits()?;
+        self.one_of(b":")?;
+        let minute = self.two_digits()?;
+        let (mut second, mut nanosecond) = (0, 0);
+        if self.one_of(b":").is_some() {
+            second = self.two_digits()?;
+            if self.one_of(b".").is_some() {
+                nanosecond = self.fraction()?;
+            }
+        }
+        Some(Fields {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            nanosecond,
+        })
+    }
+
+    /// A year as Java's `SignStyle.EXCEEDS_PAD` reads it: `+` where, and only where, there are more than four
+    /// digits; `-` with any number of them, but no minus zero.
+    fn year(&mut self) -> Option<i64> {
+        let sign = self.one_of(b"+-");
+        let (digits, year) = self.digits(YEAR_DIGITS_MAX);
+        let allowed = match sign {
+            Some(b'-') => digits >= YEAR_DIGITS_UNSIGNED && year != 0,
+            Some(_) => digits > YEAR_DIGITS_UNSIGNED,
+            None => digits == YEAR_DIGITS_UNSIGNED,
+        };
+        let year = i64::try_from(year).ok().filter(|_| allowed)?;
+        Some(if sign == Some(b'-') { -year } else { year })
+    }
+
+    fn two_digits(&mut self) -> Option<u32> {
+        match self.digits(2) {
+            (2, number) => u32::try_from(number).ok(),
+            _ => None,
+        }
+    }
+
+    fn fraction(&mut self) -> Option<u32> {
+        let (digits, mut nanosecond) = self.digits(9);
+        for _ in digits..9 {
+            nanosecond *= 10;
+        }
+        u32::try_from(nanosecond).ok()
+    }
+
+    /// At most this many digits: how many there were, and their number.
+    fn digits(&mut self, digits_max: usize) -> (usize, u64) {
+        let mut number = 0;
+        for count in 0..digits_max {
+            let Some(digit) = self.one_of(b"0123456789") else {
+                return (count, number);
+            };
+            number = number * 10 + u64::from(digit - b'0');
+        }
+        (digits_max, number)
+    }
+
+    fn one_of(&mut self, allowed: &[u8]) -> Option<u8> {
+        let (first, behind) = self.0.split_first()?;
+        if !allowed.contains(first) {
+            return None;
+        }
+        self.0 = behind;
+        Some(*first)
+    }
+}
+
+/// Appends a number in decimal with at least this many digits.
+fn write_padded(bytes: &mut Vec<u8>, number: u32, digits_min: u32) {
+    let digits = digits_min.max(number.checked_ilog10().unwrap_or(0) + 1);
+    for position in (0..digits).rev() {
+        let digit = number / 10_u32.pow(position) % 10;
+        bytes.push(u8::try_from(digit).map_or(b'0', |digit| b'0' + digit));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(time: NaiveDateTime) -> String {
+        let mut bytes = Vec::new();
+        write(&mut bytes, time);
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn time(year: i32, month: u32, day: u32, second_of_day: u32, nanosecond: u32) -> NaiveDateTime {
+        let midnight = chrono::NaiveTime::from_num_seconds_from_midnight_opt;
+        NaiveDate::from_ymd_opt(year, month, day)
+            .unwrap()
+            .and_time(midnight(second_of_day, nanosecond).unwrap())
+    }
+
+    #[test]
+    fn a_time_is_written_as_jackson_writes_it() {
+        let cases = [
+            (time(2025, 3, 4, 0, 0), "2025-03-04T00:00:00"),
+            (time(2025, 3, 4, 18_367, 1), "2025-03-04T05:06:07.000000001"),
+            (
+                time(2025, 3, 4, 18_367, 500_000_000),
+                "2025-03-04T05:06:07.5",
+            ),
+            (
+                time(2025, 3, 4, 18_367, 120_000),
+                "2025-03-04T05:06:07.00012",
+            ),
+            (time(1, 1, 1, 0, 0), "0001-01-01T00:00:00"),
+            (time(9999, 12, 31, 86_399, 0), "9999-12-31T23:59:59"),
+            (time(10_000, 1, 1, 0, 0), "+10000-01-01T00:00:00"),
+            (time(0, 1, 1, 0, 0), "0000-01-01T00:00:00"),
+            (time(-1, 1, 1, 0, 0), "-0001-01-01T00:00:00"),
+            (time(-12_345, 1, 1, 0, 0), "-12345-01-01T00:00:00"),
+            (
+                time(2016, 12, 31, 86_399, 1_500_000_000),
+                "2016-12-31T23:59:59.999999999",
+            ),
+        ];
+        for (time, expected) in cases {
+            assert_eq!(written(time), expected);
+        }
+    }
+
+    #[test]
+    fn whatever_java_reads_is_read() {
+        let cases = [
+            ("2025-03-04T05:06", time(2025, 3, 4, 18_360, 0)),
+            ("2025-03-04t05:06:07", time(2025, 3, 4, 18_367, 0)),
+            ("2025-03-04T05:06:07.", time(2025, 3, 4, 18_367, 0)),
+            (
+                "2025-03-04T05:06:07.10",
+                time(2025, 3, 4, 18_367, 100_000_000),
+            ),
+            (
+                "2025-03-04T05:06:07.123456789",
+                time(2025, 3, 4, 18_367, 123_456_789),
+            ),
+            ("2024-02-29T00:00:00", time(2024, 2, 29, 0, 0)),
+            ("-0004-02-29T00:00:00", time(-4, 2, 29, 0, 0)),
+            ("+012345-01-01T00:00:00", time(12_345, 1, 1, 0, 0)),
+            ("-000012345-01-01T00:00:00", time(-12_345, 1, 1, 0, 0)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_java_refuses_is_malformed() {
+        for text in [
+            "",
+            "2025",
+            "2025-03-04",
+            "2025-03-04 05:06:07",
+            "2025-03-04T05",
+            "2025-03-04T05:6:07",
+            "2025-03-04T05:06:07Z",
+            "2025-03-04T05:06:07+09:00",
+            "2025-03-04T05:06:07.1234567890",
+            "2025-03-04T05:06.5",
+            "2025-03-04T05:06:",
+            " 2025-03-04T05:06:07",
+            "2025-3-04T05:06:07",
+            "2025-02-29T05:06:07",
+            "2025-13-01T05:06:07",
+            "2025-00-01T05:06:07",
+            "2025-03-04T24:00:00",
+            "2025-03-04T23:59:60",
+            "2025-03-04T05:60:00",
+            "225-03-04T05:06:07",
+            "+2025-03-04T05:06:07",
+            "12025-03-04T05:06:07",
+            "-0000-03-04T05:06:07",
+            "+12345678901-03-04T05:06:07",
+            "--2025-03-04T05:06:07",
+            "٢٠٢٥-03-04T05:06:07",
+            "+300000-02-30T05:06:07",
+        ] {
+            assert_eq!(parse(text), Err(Unreadable::Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn years_beyond_those_that_can_be_held_are_told_from_nonsense() {
+        for text in [
+            "+999999999-12-31T23:59:59.999999999",
+            "-999999999-01-01T00:00:00",
+            "+262143-01-01T00:00:00",
+            "-9999999999-01-01T00:00:00",
+        ] {
+            assert_eq!(parse(text), Err(Unreadable::OutOfRange), "{text}");
+        }
+        assert_eq!(parse(&written(NaiveDateTime::MAX)), Ok(NaiveDateTime::MAX));
+        assert_eq!(parse(&written(NaiveDateTime::MIN)), Ok(NaiveDateTime::MIN));
+        assert!(written(NaiveDateTime::MIN).len() <= CHARACTERS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn every_time_reads_back_the_same(
+            seconds in NaiveDateTime::MIN.and_utc().timestamp()..=NaiveDateTime::MAX.and_utc().timestamp(),
+            nanosecond in prop_oneof![0..10_u32, 0..1_000_000_000_u32],
+        ) {
+            let time = chrono::DateTime::from_timestamp(seconds, nanosecond).unwrap().naive_utc();
+            let text = written(time);
+            prop_assert!(text.len() <= CHARACTERS_MAX);
+            prop_assert_eq!(parse(&text), Ok(time));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in any::<String>(), near in "[+-]?[0-9]{0,11}-[0-9]{1,2}-[0-9]{2}[Tt][0-9:.]{0,20}") {
+            for text in [text, near] {
+                if let Ok(time) = parse(&text) {
+                    prop_assert_eq!(parse(&written(time)), Ok(time));
+                }
+            }
+        }
+    }
+}

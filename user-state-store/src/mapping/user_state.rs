@@ -1,0 +1,244 @@
+//! The stored form of a user's state: what a Pekko application's `UserState` class is as Jackson JSON.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use user_state_domain::{UserKey, UserState};
+
+use crate::error::{DecodeError, EncodeError};
+use crate::jackson::{Jackson, json, local_date_time};
+use crate::mapping::{StateMapping, zone};
+use crate::payload::Payload;
+use crate::persistence_id::PersistenceId;
+use crate::tags::Tags;
+
+mod document;
+
+use document::{Document, StoredTime};
+
+const CLASS_NAME: &str = "com.example.persistdurable.model.UserState";
+const TAG: &str = "user-state";
+
+/// The bytes of field names and punctuation, `false` included.
+const FRAME_BYTES: usize = 136;
+
+/// How many characters of a persistence id a log shows.
+const ID_CHARACTERS_LOGGED: usize = 8;
+
+/// [`UserState`] as JSON that a Pekko application reads and writes too.
+///
+/// The fields are `mallId`, `userId`, `lastLogin`, `lastCartUsedTime`, `recentProducts`, `marketingOptIn` and
+/// `lastEventTime`, in this order, null where nothing is known; the ids come from the key in the persistence id.
+/// The bytes are those that Jackson writes.
+///
+/// # Time zone
+/// Times are stored as the text of Java's `LocalDateTime`, in the configured zone: the one the Pekko application's
+/// clock runs in. In a zone that sets its clock back, local times of that hour mean two instants; a recovered instant is
+/// then the earlier one, as with Java's `LocalDateTime.atZone`, so it may be earlier than the one encoded by the length
+/// of the overlap. Local times that the zone skips are taken as later by the length of the gap. UTC, the default, has
+/// neither, and every instant is recovered exactly. Zone rules are those of the `chrono-tz` release in use; they know
+/// daylight saving until the end of 2099, Java's go on.
+///
+/// # What is read
+/// Unknown fields are ignored; absent or null ones are the defaults; of a longer product list the first three
+/// distinct products are kept. Where the stored ids are not those of the persistence id, the state is read, a
+/// warning is traced, and the next write carries the key's. Anything else that does not fit is a [`DecodeError`].
+///
+/// ```
+/// use user_state_domain::{UserKey, UserState};
+/// use user_state_store::{PersistenceId, StateMapping, Tz, UserStateMapping};
+///
+/// let mapping = UserStateMapping::new().zone(Tz::Asia__Seoul);
+/// let id = PersistenceId::from(&"mall1-user1".parse::<UserKey>()?);
+/// let state = UserState {
+///     last_login: Some("2025-03-03T20:06:07.5Z".parse()?),
+///     ..UserState::default()
+/// };
+///
+/// let payload = mapping.encode(&id, &state)?;
+/// let json = r#"{"mallId":"mall1","userId":"user1","lastLogin":"2025-03-04T05:06:07.5","#.to_owned()
+///     + r#""lastCartUsedTime":null,"recentProducts":[],"marketingOptIn":false,"lastEventTime":null}"#;
+/// assert_eq!(payload.bytes, json.as_bytes());
+/// assert_eq!(mapping.decode(&id, &payload)?, state);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct UserStateMapping {
+    zone: Tz,
+    jackson: Jackson,
+    tags: Tags,
+}
+
+impl UserStateMapping {
+    /// UTC, class `com.example.persistdurable.model.UserState`, tag `user-state`, at most 1 MiB of JSON.
+    pub fn new() -> Self {
+        Self {
+            zone: Tz::UTC,
+            jackson: Jackson::new(CLASS_NAME),
+            tags: Tags::one(TAG),
+        }
+    }
+
+    /// The zone that stored times are local to.
+    #[must_use]
+    pub fn zone(self, zone: Tz) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// The class name that stands in the manifest. It has no version: what follows the last `#` is dropped.
+    #[must_use]
+    pub fn manifest(self, class_name: &str) -> Self {
+        Self {
+            jackson: self.jackson.with_class(class_name),
+            ..self
+        }
+    }
+
+    /// The tag written beside every state; none where the text is empty.
+    #[must_use]
+    pub fn tag(self, tag: &str) -> Self {
+        Self {
+            tags: Tags::one(tag),
+            ..self
+        }
+    }
+
+    /// The most bytes of JSON, unpacked, that are read or written; 1 MiB unless set.
+    #[must_use]
+    pub fn decoded_bytes_max(self, bytes: usize) -> Self {
+        Self {
+            jackson: self.jackson.with_decoded_bytes_max(bytes),
+            ..self
+        }
+    }
+
+    fn write_time(
+        &self,
+        json: &mut Vec<u8>,
+        field: &'static str,
+        at: Option<DateTime<Utc>>,
+    ) -> Result<(), EncodeError> {
+        let Some(at) = at else {
+            json.extend_from_slice(b"null");
+            return Ok(());
+        };
+        let local = zone::local(self.zone, at).ok_or(EncodeError::TimeOutOfRange { field })?;
+        json.push(b'"');
+        local_date_time::write(json, local);
+        json.push(b'"');
+        Ok(())
+    }
+
+    fn instant(
+        &self,
+        field: &'static str,
+        stored: StoredTime,
+    ) -> Result<Option<DateTime<Utc>>, DecodeError> {
+        match stored {
+            StoredTime::Absent => Ok(None),
+            StoredTime::Local(local) => zone::instant(self.zone, local)
+                .map(Some)
+                .ok_or(DecodeError::TimeOutOfRange { field }),
+            StoredTime::OutOfRange => Err(DecodeError::TimeOutOfRange { field }),
+        }
+    }
+}
+
+impl Default for UserStateMapping {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StateMapping<UserState> for UserStateMapping {
+    fn encode(
+        &self,
+        persistence_id: &PersistenceId,
+        state: &UserState,
+    ) -> Result<Payload, EncodeError> {
+        let key: UserKey =
+            persistence_id
+                .entity_id()
+                .parse()
+                .map_err(|_| EncodeError::ForeignPersistenceId {
+                    expected: "mallId-userId, with or without an entity type before it",
+                })?;
+        let mut json = Vec::with_capacity(capacity(persistence_id, state));
+        json.extend_from_slice(b"{\"mallId\":");
+        json::write(&mut json, key.mall_id().as_str())?;
+        json.extend_from_slice(b",\"userId\":");
+        json::write(&mut json, key.user_id().as_str())?;
+        json.extend_from_slice(b",\"lastLogin\":");
+        self.write_time(&mut json, "lastLogin", state.last_login)?;
+        json.extend_from_slice(b",\"lastCartUsedTime\":");
+        self.write_time(&mut json, "lastCartUsedTime", state.last_cart_used)?;
+        json.extend_from_slice(b",\"recentProducts\":[");
+        for (index, product) in state.recent_products.iter().enumerate() {
+            if index > 0 {
+                json.push(b',');
+            }
+            json::write(&mut json, product.as_str())?;
+        }
+        json.extend_from_slice(b"],\"marketingOptIn\":");
+        json::write(&mut json, &state.marketing_opt_in)?;
+        json.extend_from_slice(b",\"lastEventTime\":");
+        self.write_time(&mut json, "lastEventTime", state.last_event_at)?;
+        json.push(b'}');
+        self.jackson.payload(json)
+    }
+
+    fn decode(
+        &self,
+        persistence_id: &PersistenceId,
+        payload: &Payload,
+    ) -> Result<UserState, DecodeError> {
+        let json = self.jackson.json(payload)?;
+        let stored: Document<'_> = json::read_object(&json)?;
+        if !stored.is_of(persistence_id) {
+            tracing::warn!(
+                persistence_id = %Shortened(persistence_id.as_str()),
+                "a stored user state names other ids than its persistence id; the next write corrects it"
+            );
+        }
+        Ok(UserState {
+            last_login: self.instant("lastLogin", stored.last_login)?,
+            last_cart_used: self.instant("lastCartUsedTime", stored.last_cart_used_time)?,
+            recent_products: stored.recent_products.unwrap_or_default().into(),
+            marketing_opt_in: stored.marketing_opt_in.unwrap_or_default(),
+            last_event_at: self.instant("lastEventTime", stored.last_event_time)?,
+        })
+    }
+
+    fn tags(&self) -> Tags {
+        self.tags.clone()
+    }
+
+    /// The empty state with the instant of the deletion as its last event: Kotlin classes have that time non-null.
+    fn reset(&self, at: DateTime<Utc>) -> UserState {
+        UserState::emptied(at)
+    }
+}
+
+/// The beginning of an id, for logs.
+struct Shortened<'a>(&'a str);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(ID_CHARACTERS_LOGGED) {
+            Some((end, _)) => write!(formatter, "{}…", self.0.split_at(end).0),
+            None => formatter.write_str(self.0),
+        }
+    }
+}
+
+/// How many bytes the JSON of a state has at most, escapes aside.
+fn capacity(persistence_id: &PersistenceId, state: &UserState) -> usize {
+    let products = state.recent_products.iter();
+    FRAME_BYTES
+        + persistence_id.entity_id().len()
+        + 3 * local_date_time::CHARACTERS_MAX
+        + products
+            .map(|product| product.as_str().len() + 3)
+            .sum::<usize>()
+}

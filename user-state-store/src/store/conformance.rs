@@ -1,0 +1,262 @@
+//! The contract of a durable state store in executable form: what every backend has to pass.
+//!
+//! **Problem.** Two backends behind one trait agree only as far as something checks it.
+//!
+//! **How.** Each function of the submodules is one promise, checked on a fresh, empty store. The macro
+//! [`conformance_tests!`](crate::conformance_tests) stamps one named test per promise, given an async function that
+//! opens such a store. A backend's test file is ten lines:
+//!
+//! ```
+//! use user_state_store::conformance::{Fixture, TestResult};
+//! use user_state_store::{SqliteSettings, SqliteStore};
+//!
+//! async fn open() -> TestResult<Fixture> {
+//!     let directory = tempfile::tempdir()?;
+//!     let settings = SqliteSettings::default();
+//!     let store = SqliteStore::open(&directory.path().join("conformance.db"), &settings).await?;
+//!     Ok(Fixture::new(store, settings.payload_bytes_max).keeping(directory))
+//! }
+//!
+//! user_state_store::conformance_tests!(open);
+//! # fn main() {}
+//! ```
+//!
+//! **Not here.** What only one backend can show: its errors, its connections, its deadlines.
+
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    reason = "a promise that is not kept fails its test, by an assertion or an error: that is what it is for"
+)]
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::StoreError;
+use crate::persistence_id::PersistenceId;
+use crate::store::{DurableStateStore, StoredState, Write, WriteBatch, WriteOutcome};
+
+pub mod cancellation;
+pub mod concurrency;
+pub mod creation;
+pub mod deletion;
+pub mod feeds;
+pub mod model;
+pub mod reading;
+pub mod stored_form;
+pub mod writing;
+
+mod sample;
+mod seeded;
+
+/// What a test returns: any error fails it.
+pub type TestResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// A fresh, empty store, and whatever has to live as long as it.
+///
+/// See the [module's example](self).
+pub struct Fixture {
+    store: Arc<dyn DurableStateStore>,
+    payload_bytes_max: usize,
+    kept: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+impl Fixture {
+    /// A fixture of this store, which writes and reads payloads of at most this many bytes.
+    pub fn new(store: impl DurableStateStore, payload_bytes_max: usize) -> Self {
+        Self {
+            store: Arc::new(store),
+            payload_bytes_max,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Keeps something alive until the test is over: a directory, a server.
+    #[must_use]
+    pub fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+        self.kept.push(Box::new(kept));
+        self
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn DurableStateStore {
+        self.store.as_ref()
+    }
+
+    /// Writes one batch.
+    async fn write(&self, writes: Vec<Write>) -> TestResult<Vec<WriteOutcome>> {
+        Ok(self.store.write(&WriteBatch::new(writes)?).await)
+    }
+
+    /// Writes one write and expects it to be applied.
+    async fn apply(&self, write: Write) -> TestResult {
+        let outcomes = self.write(vec![write]).await?;
+        assert!(
+            matches!(outcomes.as_slice(), [WriteOutcome::Applied(_)]),
+            "not applied: {outcomes:?}"
+        );
+        Ok(())
+    }
+
+    /// Writes one write and expects a conflict.
+    async fn conflict(&self, write: Write) -> TestResult {
+        let outcomes = self.write(vec![write]).await?;
+        assert_eq!(outcomes, [WriteOutcome::Conflict]);
+        Ok(())
+    }
+
+    /// Loads one row.
+    async fn row(&self, id: &PersistenceId) -> TestResult<Option<StoredState>> {
+        let row = self.store.load(std::slice::from_ref(id)).await?.pop();
+        Ok(row.ok_or("a load has one answer per id")??)
+    }
+
+    /// Loads one row that must be there.
+    async fn present(&self, id: &PersistenceId) -> TestResult<StoredState> {
+        Ok(self
+            .row(id)
+            .await?
+            .ok_or_else(|| format!("no row of {id}"))?)
+    }
+}
+
+impl fmt::Debug for Fixture {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Fixture")
+            .field("store", &self.store)
+            .field("payload_bytes_max", &self.payload_bytes_max)
+            .field("kept", &self.kept.len())
+            .finish()
+    }
+}
+
+/// A closed store answers every call with [`StoreError::Closed`], and may be closed again.
+pub async fn a_closed_store_answers_closed(fixture: &Fixture) -> TestResult {
+    let id = sample::id("closed")?;
+    fixture.apply(sample::create(&id)).await?;
+    fixture.store.close().await;
+    fixture.store.close().await;
+    let loaded = fixture.store.load(std::slice::from_ref(&id)).await;
+    assert_eq!(loaded.err(), Some(StoreError::Closed));
+    let written = fixture.write(vec![sample::put(&id, 1, 2)]).await?;
+    assert_eq!(written, [WriteOutcome::NotApplied(StoreError::Closed)]);
+    let changes = fixture.store.changes(&sample::all_changes("")).await;
+    assert_eq!(changes.err(), Some(StoreError::Closed));
+    let ids = fixture.store.persistence_ids(None, sample::LIMIT).await;
+    assert_eq!(ids.err(), Some(StoreError::Closed));
+    Ok(())
+}
+
+/// Stamps one `#[tokio::test]` per promise of the contract; see [`conformance`](crate::conformance).
+///
+/// The argument is an `async fn() -> TestResult<Fixture>` that opens a fresh, empty store. The calling crate needs
+/// `tokio` with its features `macros` and `rt-multi-thread`.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($open:path) => {
+        $crate::conformance_tests! { @stamp $open;
+            a_closed_store_answers_closed;
+            reading::a_load_answers_each_id_in_the_order_asked;
+            reading::a_load_of_no_ids_has_no_answers;
+            reading::a_load_of_too_many_ids_is_refused;
+            writing::a_row_reads_back_as_it_was_written;
+            writing::an_update_applies_only_at_the_expected_revision;
+            writing::an_update_of_an_absent_entity_conflicts;
+            writing::one_conflict_harms_no_neighbour;
+            writing::a_batch_of_the_largest_number_of_rows_is_written;
+            writing::a_batch_without_writes_has_no_outcomes;
+            writing::a_revision_may_advance_by_more_than_one;
+            writing::the_highest_revision_is_stored;
+            writing::db_timestamps_strictly_increase_per_entity;
+            writing::a_payload_at_the_limit_is_written_and_one_byte_more_is_refused;
+            creation::a_creation_beside_a_row_at_any_revision_conflicts;
+            creation::of_many_concurrent_creators_exactly_one_wins;
+            creation::a_creation_that_races_with_updates_leaves_one_row;
+            creation::overlapping_batches_of_creations_create_each_entity_once;
+            deletion::a_mark_follows_the_state_and_keeps_its_tags;
+            deletion::a_mark_of_an_absent_entity_is_its_first_revision;
+            deletion::an_entity_goes_on_counting_after_a_mark;
+            deletion::a_marked_entity_cannot_be_created_again;
+            deletion::an_erased_entity_counts_from_one_again;
+            deletion::a_stale_mark_or_erasure_conflicts;
+            deletion::all_forms_of_change_share_a_batch;
+            deletion::a_reset_is_an_ordinary_state_at_the_next_revision;
+            stored_form::slice_and_entity_type_follow_from_the_id;
+            stored_form::tags_read_back_whatever_their_characters;
+            stored_form::an_update_replaces_the_tags;
+            stored_form::ids_of_any_script_are_told_apart;
+            stored_form::payload_bytes_are_arbitrary;
+            stored_form::an_empty_payload_of_a_real_serializer_is_a_state;
+            stored_form::serializers_and_manifests_are_kept_as_they_are;
+            feeds::changes_come_in_the_order_they_were_written;
+            feeds::changes_hold_only_the_latest_revision_of_each_entity;
+            feeds::changes_are_those_of_the_entity_type_and_slices_asked_for;
+            feeds::a_page_of_changes_begins_at_from_and_ends_before_until;
+            feeds::following_the_pages_of_changes_reaches_every_row;
+            feeds::marks_are_changes_and_erased_rows_are_none;
+            feeds::following_the_pages_of_ids_reaches_each_id_once;
+            feeds::marked_entities_keep_their_id_and_erased_ones_do_not;
+            concurrency::concurrent_writers_lose_no_update;
+            concurrency::batches_over_the_same_entities_all_get_an_answer;
+            concurrency::readers_see_whole_rows_while_others_write;
+            cancellation::a_dropped_write_leaves_the_store_usable;
+            cancellation::a_dropped_load_leaves_the_store_usable;
+            model::random_histories_agree_with_a_model;
+        }
+    };
+    (@stamp $open:path; $($($segment:ident)::+;)+) => {
+        $($crate::conformance_tests! { @test $open; [$($segment)::+] $($segment)::+ })+
+    };
+    (@test $open:path; [$($path:ident)::+] $module:ident::$name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() -> $crate::conformance::TestResult {
+            let fixture = $open().await?;
+            $crate::conformance::$($path)::+(&fixture).await
+        }
+    };
+    (@test $open:path; [$($path:ident)::+] $name:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() -> $crate::conformance::TestResult {
+            let fixture = $open().await?;
+            $crate::conformance::$($path)::+(&fixture).await
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A promise that the macro does not name would be checked on no backend.
+    #[test]
+    fn the_macro_names_every_promise() {
+        let macro_text = include_str!("conformance.rs");
+        let modules = [
+            ("cancellation", include_str!("conformance/cancellation.rs")),
+            ("concurrency", include_str!("conformance/concurrency.rs")),
+            ("creation", include_str!("conformance/creation.rs")),
+            ("deletion", include_str!("conformance/deletion.rs")),
+            ("feeds", include_str!("conformance/feeds.rs")),
+            ("model", include_str!("conformance/model.rs")),
+            ("reading", include_str!("conformance/reading.rs")),
+            ("stored_form", include_str!("conformance/stored_form.rs")),
+            ("writing", include_str!("conformance/writing.rs")),
+        ];
+        let mut promises = 0;
+        for (module, text) in modules {
+            for line in text.lines() {
+                let Some(rest) = line.strip_prefix("pub async fn ") else {
+                    continue;
+                };
+                let name = rest.split_once('(').unwrap().0;
+                promises += 1;
+                assert!(
+                    macro_text.contains(&format!(" {module}::{name};")),
+                    "{module}::{name}"
+                );
+            }
+        }
+        assert!(promises >= 40, "only {promises} promises found");
+    }
+}
