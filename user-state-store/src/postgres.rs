@@ -152,12 +152,13 @@ impl DurableStateStore for PostgresStore {
 #[cfg(test)]
 mod tests {
     //! Each statement is one that the server accepts, and those of the hot path find rows by the primary key even
-    //! where the planner knows nothing of the table. The tables are made as temporary ones: no statistics are
-    //! gathered for those, and nothing of the named database is touched.
+    //! where the planner knows nothing of the table. The tables are made as temporary ones: nobody gathers
+    //! statistics for those in the background.
 
     use std::error::Error;
 
     use sqlx::{Connection as _, Executor as _, PgConnection};
+    use user_state_runtime::testkit::TestDatabase;
 
     use super::*;
     use crate::postgres::durable_state::{
@@ -166,16 +167,15 @@ mod tests {
     };
 
     /// A session as the store's own, with temporary tables.
-    async fn session() -> Result<PgConnection, Box<dyn Error>> {
-        let url = std::env::var("DATABASE_URL")
-            .map_err(|_| "set DATABASE_URL to a PostgreSQL server for tests")?;
-        let options = ConnectOptions::parse(&url)?;
+    async fn session() -> Result<(TestDatabase, PgConnection), Box<dyn Error>> {
+        let database = TestDatabase::create().await?;
+        let options = ConnectOptions::parse(database.url())?;
         let connect = connection::connect_options(&options)?;
         let connect = connection::session_options(connect, &options.settings);
         let mut session = PgConnection::connect_with(&connect).await?;
         session.execute("SET search_path = pg_temp").await?;
         session.execute(schema::CREATE_PEKKO_TABLES).await?;
-        Ok(session)
+        Ok((database, session))
     }
 
     async fn plan(
@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_server_accepts_every_statement() -> Result<(), Box<dyn Error>> {
-        let mut session = session().await?;
+        let (_database, mut session) = session().await?;
         for statement in [
             SELECT_STATES,
             SELECT_CHANGES,
@@ -226,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn writes_and_loads_find_rows_by_the_primary_key_without_statistics()
     -> Result<(), Box<dyn Error>> {
-        let mut session = session().await?;
+        let (_database, mut session) = session().await?;
         session
             .execute(
                 "INSERT INTO durable_state

@@ -3,6 +3,7 @@
 //! and no marker comes out. Ids are in typed errors on purpose, so those are checked for the other markers only.
 
 #![cfg(feature = "postgres")]
+#![expect(clippy::unwrap_used, reason = "a poisoned lock ends the test")]
 
 mod support;
 
@@ -60,16 +61,16 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         .with_writer(captured.clone())
         .init();
     tracing::trace!("the capture works");
-    let mut shown = String::new();
+    let mut shown = Vec::new();
 
     let database = Database::migrated().await?;
     let proxy = Proxy::to(database.address()?).await?;
     let mut options = ConnectOptions::parse(&with_password(&database.url_at(proxy.address())))?;
     options.settings.statement_timeout = Duration::from_millis(300);
-    shown += &format!("{options:?}");
+    shown.push(format!("{options:?}"));
     migrate(&options).await?;
     let store = PostgresStore::open(&options).await?;
-    shown += &format!("{store:?}");
+    shown.push(format!("{store:?}"));
 
     let other = format!("{ID}-2");
     let outcomes = write(
@@ -77,9 +78,15 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         vec![put(ID, 0, 1, PAYLOAD), put(&other, 0, 1, PAYLOAD)],
     )
     .await;
-    shown += &format!("{outcomes:?}");
-    shown += &format!("{:?}", write(&store, vec![put(ID, 1, 2, PAYLOAD)]).await);
-    shown += &format!("{:?}", write(&store, vec![put(ID, 1, 2, PAYLOAD)]).await);
+    shown.push(format!("{outcomes:?}"));
+    shown.push(format!(
+        "{:?}",
+        write(&store, vec![put(ID, 1, 2, PAYLOAD)]).await
+    ));
+    shown.push(format!(
+        "{:?}",
+        write(&store, vec![put(ID, 1, 2, PAYLOAD)]).await
+    ));
     // Debug of a state shows its id, and of its payload the length.
     let loaded = format!("{:?}", load(&store, ID).await);
     assert!(loaded.contains("14 bytes") && !loaded.contains("marker-payload"));
@@ -91,41 +98,47 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         )
         .await?;
     let large = [PAYLOAD, PAYLOAD].concat();
-    shown += &format!(
+    shown.push(format!(
         "{:?}",
         write(&store, vec![put("refused", 0, 1, &large)]).await
-    );
+    ));
     let error = write(&store, vec![put("refused", 0, 1, &large)]).await;
-    shown += &format!("{error:?}");
+    shown.push(format!("{error:?}"));
 
     // A lock that is not given, a statement that takes too long, a server that is gone.
     let mut blocker = database.connect().await?;
     blocker
         .execute("BEGIN; SELECT FROM durable_state FOR UPDATE")
         .await?;
-    shown += &format!("{:?}", write(&store, vec![put(ID, 2, 3, PAYLOAD)]).await);
-    shown += &format!(
+    shown.push(format!(
+        "{:?}",
+        write(&store, vec![put(ID, 2, 3, PAYLOAD)]).await
+    ));
+    shown.push(format!(
         "{:?}",
         write(&store, vec![change(ID, 2, Change::Erase)]).await
-    );
+    ));
     proxy.cut();
-    shown += &format!("{:?}", write(&store, vec![put(ID, 2, 3, PAYLOAD)]).await);
+    shown.push(format!(
+        "{:?}",
+        write(&store, vec![put(ID, 2, 3, PAYLOAD)]).await
+    ));
     drop(proxy);
     let outcomes = write(&store, vec![put("unreachable", 0, 1, PAYLOAD)]).await;
-    shown += &format!("{outcomes:?}");
+    shown.push(format!("{outcomes:?}"));
     let error = connect(&options).await.err().ok_or("it opened")?;
-    shown += &format!("{error:?} {error}");
+    shown.push(format!("{error:?} {error}"));
     store.close().await;
 
     // Openings that fail.
     let nobody = database.url_as("user_state_nobody", PASSWORD);
     let error = connect(&nobody.parse()?).await.err().ok_or("it opened")?;
-    shown += &format!("{error:?} {error}");
+    shown.push(format!("{error:?} {error}"));
     let mut tls = ConnectOptions::parse(&with_password(database.url()))?;
     tls.tls_mode = Some(TlsMode::VerifyFull);
     tls.remote_tls = RemoteTls::AsConfigured;
     if let Err(error) = connect(&tls).await {
-        shown += &format!("{error:?} {error}");
+        shown.push(format!("{error:?} {error}"));
     }
     for url in [
         format!("postgres://u:{PASSWORD}@h/d?sslpassword={PASSWORD}"),
@@ -133,9 +146,10 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         format!("mysql://u:{PASSWORD}@h/d"),
     ] {
         let error = ConnectOptions::parse(&url).err().ok_or("it was accepted")?;
-        shown += &format!("{error:?} {error}");
+        shown.push(format!("{error:?} {error}"));
     }
 
+    let shown = shown.join("\n");
     let log = captured.text();
     assert!(log.contains("the capture works"));
     for marker in [PASSWORD, "marker-payload", ID] {
