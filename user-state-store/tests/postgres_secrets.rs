@@ -55,6 +55,15 @@ impl Captured {
 
 #[tokio::test]
 async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outcome {
+    // Made before the capture begins: this statement has the password in it.
+    let database = Database::empty().await?;
+    let user = database
+        .name()
+        .replace("user_state_test", "user_state_user");
+    let role = format!(
+        "CREATE ROLE {user} LOGIN PASSWORD '{PASSWORD}'; GRANT ALL ON SCHEMA public TO {user}"
+    );
+    database.execute(&role).await?;
     let captured = Captured::default();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -63,9 +72,8 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
     tracing::trace!("the capture works");
     let mut shown = Vec::new();
 
-    let database = Database::migrated().await?;
     let proxy = Proxy::to(database.address()?).await?;
-    let mut options = ConnectOptions::parse(&with_password(&database.url_at(proxy.address())))?;
+    let mut options = ConnectOptions::parse(&as_user(&user, &database.url_at(proxy.address())))?;
     options.settings.statement_timeout = Duration::from_millis(300);
     shown.push(format!("{options:?}"));
     migrate(&options).await?;
@@ -134,7 +142,7 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
     let nobody = database.url_as("user_state_nobody", PASSWORD);
     let error = connect(&nobody.parse()?).await.err().ok_or("it opened")?;
     shown.push(format!("{error:?} {error}"));
-    let mut tls = ConnectOptions::parse(&with_password(database.url()))?;
+    let mut tls = ConnectOptions::parse(&as_user(&user, database.url()))?;
     tls.tls_mode = Some(TlsMode::VerifyFull);
     tls.remote_tls = RemoteTls::AsConfigured;
     if let Err(error) = connect(&tls).await {
@@ -149,6 +157,9 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         shown.push(format!("{error:?} {error}"));
     }
 
+    let drop_user = format!("DROP OWNED BY {user}; DROP ROLE {user}");
+    database.execute(&drop_user).await?;
+
     let shown = shown.join("\n");
     let log = captured.text();
     assert!(log.contains("the capture works"));
@@ -161,8 +172,9 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
     Ok(())
 }
 
-fn with_password(url: &str) -> String {
+fn as_user(user: &str, url: &str) -> String {
     let mut url = url::Url::parse(url).unwrap();
+    url.set_username(user).unwrap();
     url.set_password(Some(PASSWORD)).unwrap();
     url.into()
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Connection, Executor, Row, SqliteConnection};
 
 use super::Access;
 use super::error::{Kind, OpenError, cause, kind, on_open};
@@ -101,8 +101,10 @@ async fn create(connection: &mut SqliteConnection) -> Result<(), OpenError> {
         .begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(|error| on_open(&error))?;
-    sqlx::raw_sql(MIGRATION)
-        .execute(&mut *transaction)
+    // Not `raw_sql`: the future of its `execute` is `Send` for one lifetime only, which would make opening a store
+    // a future that cannot be spawned.
+    transaction
+        .execute(MIGRATION)
         .await
         .map_err(|error| on_open(&error))?;
     transaction.commit().await.map_err(|error| on_open(&error))
