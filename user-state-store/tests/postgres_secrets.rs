@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sqlx::Executor as _;
+use sqlx::{Connection as _, Executor as _};
 use support::proxy::Proxy;
 use support::{Database, Outcome, change, load, put, write};
 use tracing_subscriber::fmt::MakeWriter;
@@ -157,6 +157,7 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         shown.push(format!("{error:?} {error}"));
     }
 
+    blocker.close().await?;
     let drop_user = format!("DROP OWNED BY {user}; DROP ROLE {user}");
     database.execute(&drop_user).await?;
 
