@@ -92,3 +92,19 @@ async fn open_sqlite(
     let readers = options.pool_connections_max;
     crate::sqlite::Store::open_with_readers(path, &options.settings, readers).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawnable(_: &(impl Future + Send)) {}
+
+    #[test]
+    fn opening_and_migrating_are_futures_that_can_be_spawned() {
+        let options = ConnectOptions::parse("sqlite:never-opened.db").unwrap();
+        spawnable(&connect(&options));
+        spawnable(&migrate(&options));
+        let spawning = async move { connect(&options).await };
+        spawnable(&spawning);
+    }
+}

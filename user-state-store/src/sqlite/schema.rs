@@ -1,6 +1,6 @@
 //! The tables of a SQLite file: made on first opening, checked on every one.
 
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection, Executor, SqliteConnection};
 
 use super::error::{Kind, kind};
 use crate::connect::Access;
@@ -91,6 +91,8 @@ pub(super) async fn prepare(
 /// All tables in one transaction: another process that opens the file meanwhile sees none or all.
 async fn create(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    sqlx::raw_sql(MIGRATION).execute(&mut *transaction).await?;
+    // Not `raw_sql`: the future of its `execute` is `Send` for one lifetime only, which would make opening a store
+    // a future that cannot be spawned.
+    transaction.execute(MIGRATION).await?;
     transaction.commit().await
 }
