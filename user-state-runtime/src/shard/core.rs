@@ -45,7 +45,7 @@ pub(super) struct Core<A: Aggregate> {
     /// Requests that wait for room below the limit on live entities, in order.
     admission: VecDeque<(PersistenceId, Pending<A>)>,
     requests: OpenRequests,
-    barrier: Option<Waiter>,
+    barriers: Vec<Waiter>,
     ending: Ending,
 }
 
@@ -89,7 +89,7 @@ where
             loads_in_flight: 0,
             admission: VecDeque::new(),
             requests: OpenRequests::default(),
-            barrier: None,
+            barriers: Vec::new(),
             ending: Ending::No,
         }
     }
@@ -163,7 +163,7 @@ where
         // Everything that is due leaves in the epoch that the barrier waits for.
         while self.expire() {}
         self.requests.next_epoch();
-        self.barrier = Some(Waiter {
+        self.barriers.push(Waiter {
             reply,
             flush_failed: false,
         });
@@ -348,9 +348,10 @@ where
     }
 
     fn pass_barrier(&mut self) {
-        if self.requests.earlier_are_handled()
-            && let Some(waiter) = self.barrier.take()
-        {
+        if !self.requests.earlier_are_handled() {
+            return;
+        }
+        for waiter in self.barriers.drain(..) {
             let passed = if waiter.flush_failed {
                 Err(BarrierError::FlushFailed)
             } else {
@@ -363,7 +364,13 @@ where
     /// A barrier that waits for this entity to leave will not see it flushed.
     pub(super) fn fail_barrier_of(&mut self, id: &PersistenceId) {
         let leaving = self.entities.get(id).is_some_and(Entity::is_leaving);
-        if let Some(waiter) = self.barrier.as_mut().filter(|_| leaving) {
+        if leaving {
+            self.fail_barriers();
+        }
+    }
+
+    fn fail_barriers(&mut self) {
+        for waiter in &mut self.barriers {
             waiter.flush_failed = true;
         }
     }
