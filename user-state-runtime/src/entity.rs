@@ -162,7 +162,7 @@ where
 
     /// Puts a request behind the others.
     pub(crate) fn enqueue(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) {
-        if self.work.as_ref().is_some_and(|work| work.is_abandoned()) {
+        if self.is_abandoned() {
             driver.fail(pending, Failure::behind_unresolved(driver.persistence_id));
             return;
         }
@@ -171,9 +171,17 @@ where
         work.waiting.push_back(pending);
     }
 
-    /// Whether a request to leave waits already.
+    /// Whether it leaves without being told to: a request to leave waits already, or it is dropped when its write
+    /// is resolved.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.work.as_ref().is_some_and(|work| work.leaving)
+        self.work
+            .as_ref()
+            .is_some_and(|work| work.leaving || work.is_abandoned())
+    }
+
+    /// Its write is unresolved and its callers were told.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.is_abandoned())
     }
 
     /// Handles waiting requests as far as possible.

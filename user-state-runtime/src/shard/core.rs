@@ -163,10 +163,22 @@ where
         // Everything that is due leaves in the epoch that the barrier waits for.
         while self.expire() {}
         self.requests.next_epoch();
+        let flush_failed = self.is_abandoned_and_due();
         self.barriers.push(Waiter {
             reply,
-            flush_failed: false,
+            flush_failed,
         });
+    }
+
+    /// Whether an entity is due that stays until its write is resolved, whenever that will be.
+    fn is_abandoned_and_due(&self) -> bool {
+        let due = |entity: &Entity<A>| {
+            entity.touched() + self.context.settings.idle_timeout <= self.now
+        };
+        self.unresolved
+            .iter()
+            .filter_map(|id| self.entities.get(id))
+            .any(|entity| entity.is_abandoned() && due(entity))
     }
 
     /// A piece of database work has come to its end.
@@ -230,9 +242,8 @@ where
                     entity.abandon(driver);
                     Moved::Waits
                 });
-            } else {
-                self.unresolved.push(id);
             }
+            self.unresolved.push(id);
         }
     }
 
