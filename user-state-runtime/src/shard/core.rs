@@ -142,8 +142,27 @@ where
             match mail {
                 Mail::Request(message) => self.on_message(message),
                 Mail::Advance { to, reply } => self.on_advance(to, reply),
-                Mail::Shutdown { until } => self.ending = Ending::Until(until),
             }
+        }
+    }
+
+    /// The runtime shuts down until this real time.
+    pub(super) fn on_ending(&mut self, until: Option<Instant>) {
+        if let (Some(until), Ending::No | Ending::Until(_)) = (until, self.ending) {
+            self.ending = Ending::Until(until);
+        }
+    }
+
+    /// Mail that came too late.
+    pub(super) fn refuse(&mut self, mail: Mail<A>) {
+        match mail {
+            Mail::Request(message) => {
+                let pending = Pending::open(message.request, message.accepted_at, &self.requests);
+                self.driver(&message.persistence_id)
+                    .fail(pending, Failure::Closed);
+            }
+            // A shard that has ended is caught up with everything.
+            Mail::Advance { reply, .. } => drop(reply.send(Ok(()))),
         }
     }
 
@@ -172,9 +191,8 @@ where
 
     /// Whether an entity is due that stays until its write is resolved, whenever that will be.
     fn is_abandoned_and_due(&self) -> bool {
-        let due = |entity: &Entity<A>| {
-            entity.touched() + self.context.settings.idle_timeout <= self.now
-        };
+        let due =
+            |entity: &Entity<A>| entity.touched() + self.context.settings.idle_timeout <= self.now;
         self.unresolved
             .iter()
             .filter_map(|id| self.entities.get(id))
