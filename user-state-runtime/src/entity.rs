@@ -413,7 +413,10 @@ where
                 }
                 self.pump(driver)
             }
-            Err(failure) if load == Load::Confirmation => {
+            // A row known to be unreadable must not be written over from memory.
+            Err(failure)
+                if load == Load::Confirmation && !matches!(failure, Failure::Unreadable(_)) =>
+            {
                 if let Some(unconfirmed) =
                     self.work.as_mut().and_then(|work| work.waiting.pop_front())
                 {
@@ -423,10 +426,14 @@ where
             }
             Err(failure) => {
                 let work = self.work.take();
-                for pending in work.into_iter().flat_map(|work| work.waiting) {
+                let waiting = work.into_iter().flat_map(|work| work.waiting);
+                let (leaves, others): (VecDeque<_>, VecDeque<_>) = waiting.partition(|pending| {
+                    load == Load::Reload && matches!(pending.request, Request::Leave(_))
+                });
+                for pending in others {
                     driver.fail(pending, failure.clone());
                 }
-                Moved::Drops(VecDeque::new())
+                Moved::Drops(leaves)
             }
         }
     }

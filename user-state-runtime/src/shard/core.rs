@@ -444,7 +444,13 @@ where
                 }
             }
             Moved::Drops(others) => {
-                self.fail_barrier_of(id);
+                // It was due and could not be flushed.
+                if others
+                    .iter()
+                    .any(|pending| matches!(pending.request, Request::Leave(_)))
+                {
+                    self.fail_barriers();
+                }
                 if self.entities.remove(id).is_some() {
                     self.context.counters.entity_left();
                 }
