@@ -42,8 +42,11 @@ pub(super) struct Core<A: Aggregate> {
     /// Entities whose row has to be loaded.
     loads: VecDeque<PersistenceId>,
     loads_in_flight: usize,
-    /// Requests that wait for room below the limit on live entities, in order.
-    admission: VecDeque<(PersistenceId, Pending<A>)>,
+    /// Requests to entities that wait for room below the limit on live ones, in order. None of these entities is live,
+    /// so nothing overtakes them.
+    admission: LinkedHashMap<PersistenceId, VecDeque<Pending<A>>>,
+    /// How many requests wait there.
+    admission_requests: usize,
     requests: OpenRequests,
     barriers: Vec<Waiter>,
     ending: Ending,
@@ -87,7 +90,8 @@ where
             effects: Vec::new(),
             loads: VecDeque::new(),
             loads_in_flight: 0,
-            admission: VecDeque::new(),
+            admission: LinkedHashMap::new(),
+            admission_requests: 0,
             requests: OpenRequests::default(),
             barriers: Vec::new(),
             ending: Ending::No,
@@ -283,8 +287,10 @@ where
                 Moved::Waits
             });
         }
-        for (id, pending) in std::mem::take(&mut self.admission) {
-            self.driver(&id).fail(pending, Failure::Closed);
+        for (id, waiting) in std::mem::take(&mut self.admission) {
+            for pending in waiting {
+                self.driver(&id).fail(pending, Failure::Closed);
+            }
         }
     }
 
@@ -329,16 +335,21 @@ where
 
     /// A request to an entity that is not live.
     fn enter(&mut self, id: PersistenceId, pending: Pending<A>) {
-        if matches!(
+        let passivates = matches!(
             pending.request,
             Request::Passivate { .. } | Request::Leave(_)
-        ) {
+        );
+        if passivates && !self.admission.contains_key(&id) {
             self.driver(&id)
                 .answer(pending, Revision::NONE, Answer::Done);
         } else if self.admission.is_empty() && self.make_room() {
             self.bring_to_life(id, pending);
-        } else if self.admission.len() < self.context.settings.admission_requests_max {
-            self.admission.push_back((id, pending));
+        } else if self.admission_requests < self.context.settings.admission_requests_max {
+            self.admission_requests += 1;
+            self.admission
+                .entry(id)
+                .or_insert_with(VecDeque::new)
+                .push_back(pending);
         } else {
             self.driver(&id).fail(pending, Failure::Overloaded);
         }
@@ -354,14 +365,16 @@ where
 
     /// Requests that waited for room get it, in their order.
     fn admit(&mut self) {
-        while let Some((id, pending)) = self.admission.pop_front() {
-            if self.entities.contains_key(&id) {
-                self.deliver(id, pending);
-            } else if self.make_room() {
-                self.bring_to_life(id, pending);
-            } else {
-                self.admission.push_front((id, pending));
+        while !self.admission.is_empty() && self.make_room() {
+            let Some((id, mut waiting)) = self.admission.pop_front() else {
                 return;
+            };
+            self.admission_requests -= waiting.len();
+            if let Some(first) = waiting.pop_front() {
+                self.bring_to_life(id.clone(), first);
+            }
+            for pending in waiting {
+                self.deliver(id.clone(), pending);
             }
         }
     }
