@@ -78,8 +78,9 @@ pub(crate) async fn run<A>(
     let mut idle_timer: Option<(Moment, BoxFuture<'static, ()>)> = None;
     while !core.is_finished() {
         let real_deadline = core.real_deadline();
+        let room = core.mail_room().min(MAIL_PER_TURN_MAX);
         tokio::select! {
-            count = mailbox.recv_many(&mut mail, MAIL_PER_TURN_MAX), if core.takes_mail() => {
+            count = mailbox.recv_many(&mut mail, room), if room > 0 => {
                 core.on_mail(mail.drain(..), count);
             }
             Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),

@@ -98,10 +98,15 @@ where
         }
     }
 
-    /// Whether there is room for more requests behind the mailbox, and anything can come out of it.
-    pub(super) fn takes_mail(&self) -> bool {
-        self.requests.count() < self.context.settings.shard_requests_max
-            && matches!(self.ending, Ending::No | Ending::Until(_))
+    /// How much mail there is room for behind the mailbox; none where nothing can come out of it any more.
+    pub(super) fn mail_room(&self) -> usize {
+        match self.ending {
+            Ending::No | Ending::Until(_) => {
+                let limit = self.context.settings.shard_requests_max;
+                limit.saturating_sub(self.requests.count())
+            }
+            Ending::MailboxEmpty(_) | Ending::Now => 0,
+        }
     }
 
     /// Whether the mailbox is to take nothing new.
@@ -214,7 +219,9 @@ where
             }
             Ok(Done::Written(outcomes)) => self.on_written(outcomes),
             Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
-            // Database work catches the panics of stores and mappings, and nobody else can end it.
+            // The tokio runtime is going down, and this shard with it.
+            Err(error) if error.is_cancelled() => {}
+            // Database work catches the panics of stores and mappings.
             Err(error) => unreachable!("database work always comes to its end: {error}"),
         }
     }
