@@ -111,6 +111,7 @@ where
         while let Some(ended) = shards.join_next().await {
             in_time &= ended.is_ok() && Instant::now() < until;
         }
+        self.inner.context.lifecycle.end();
         if in_time {
             Ok(())
         } else {
