@@ -477,6 +477,8 @@ where
         work.deletion = None;
         work.queued = false;
         self.work = Some(work);
+        // What is lost is no change: until the row is there, nothing of this state may be written.
+        self.revision = self.durable;
         self.phase = Phase::Loading(Load::Reload);
         Moved::Loads
     }
