@@ -14,7 +14,7 @@ use user_state_store::{DurableStateStore, PersistenceId, SerdeMapping};
 use super::AnyError;
 
 /// How many of the last amounts a ledger remembers.
-const RECENT: usize = 8;
+const RECENT: usize = 1_000;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {

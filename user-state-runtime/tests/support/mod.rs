@@ -20,6 +20,7 @@ use user_state_runtime::testkit::{FaultyStore, TestDatabase};
 use user_state_runtime::{EntityRef, ExecuteError, RequestError, Versioned};
 use user_state_store::{ConnectOptions, DurableStateStore, Revision};
 
+pub mod history;
 pub mod ledger;
 
 pub type AnyError = Box<dyn Error + Send + Sync>;
