@@ -396,19 +396,15 @@ where
                 self.state = state;
                 self.revision = revision;
                 self.durable = revision;
-                if load == Load::Confirmation {
-                    if let Some(confirmed) =
-                        self.work.as_mut().and_then(|work| work.waiting.pop_front())
-                    {
-                        self.read(confirmed, driver);
-                    }
+                if load == Load::Confirmation
+                    && let Some(confirmed) = self.next_waiting()
+                {
+                    self.read(confirmed, driver);
                 }
                 self.pump(driver)
             }
             Err(failure) if load == Load::Confirmation => {
-                if let Some(unconfirmed) =
-                    self.work.as_mut().and_then(|work| work.waiting.pop_front())
-                {
+                if let Some(unconfirmed) = self.next_waiting() {
                     driver.fail(unconfirmed, failure);
                 }
                 self.pump(driver)
@@ -421,6 +417,10 @@ where
                 Moved::Drops(VecDeque::new())
             }
         }
+    }
+
+    fn next_waiting(&mut self) -> Option<Pending<A>> {
+        self.work.as_mut()?.waiting.pop_front()
     }
 
     /// Gives up the state in memory, as soon as no handler runs on it.
@@ -439,12 +439,13 @@ where
         let Some(mut work) = self.work.take() else {
             return Moved::Drops(VecDeque::new());
         };
-        let (undo, failure) = match &doom {
-            Doom::Conflict | Doom::Lost => (Undo::Everything, Failure::Conflict),
-            Doom::NotApplied(failure) => (Undo::Changes, failure.clone()),
+        let (undo, failure, reloads) = match doom {
+            Doom::Conflict | Doom::Lost => (Undo::Everything, Failure::Conflict, true),
+            Doom::NotApplied(failure) => (Undo::Changes, failure, false),
             Doom::Abandoned => (
                 Undo::Changes,
                 Failure::behind_unresolved(driver.persistence_id),
+                false,
             ),
         };
         let mut again = VecDeque::with_capacity(work.gathered.len() + work.waiting.len());
@@ -455,7 +456,7 @@ where
             }
         }
         again.append(&mut work.waiting);
-        if matches!(doom, Doom::NotApplied(_) | Doom::Abandoned) {
+        if !reloads {
             return Moved::Drops(again);
         }
         work.waiting = again;

@@ -17,9 +17,9 @@ mod runtime;
 mod settings;
 mod shard;
 mod stats;
-//mod users;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod users;
 mod work;
 
 pub use barrier::{Barrier, BarrierError};

@@ -141,7 +141,7 @@ where
             return Ok(());
         };
         let timeout = inner.context.settings.advance_timeout;
-        let passes = inner.mailboxes.iter().map(|mailbox| async move {
+        let shards = inner.mailboxes.iter().map(|mailbox| async move {
             let (reply, passed) = oneshot::channel();
             if mailbox.send(Mail::Advance { to, reply }).await.is_err() {
                 return Ok(());
@@ -149,9 +149,9 @@ where
             // A shard that has ended is caught up with everything.
             passed.await.unwrap_or(Ok(()))
         });
-        let all = futures_util::future::join_all(passes);
-        let passed = tokio::time::timeout(timeout, all).await;
-        passed
+        let all = futures_util::future::join_all(shards);
+        let caught_up = tokio::time::timeout(timeout, all).await;
+        caught_up
             .map_err(|_| BarrierError::Late(timeout))?
             .into_iter()
             .collect()

@@ -1,6 +1,7 @@
 //! Opening a store from a URL, whichever backend it names.
 //!
-//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening runs no DDL; a store that opens has
+//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening a
+//! PostgreSQL store runs no DDL; a store that opens has
 //! passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
 
 use std::sync::Arc;
@@ -15,6 +16,9 @@ pub use options::{Access, ConnectOptions, Durability, RemoteTls, StoreSettings, 
 pub(crate) use target::Target;
 
 /// Opens the store that the options name.
+///
+/// A SQLite file and its tables are made where they are missing and the store may write; on PostgreSQL the tables must
+/// be there, see [`migrate`].
 ///
 /// # Errors
 /// Each reason has its own [`OpenError`].
@@ -43,6 +47,9 @@ pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateSto
         Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
             backend: "postgres",
         }),
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(path) => Ok(Arc::new(open_sqlite(path, options).await?)),
+        #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
     }
 }
@@ -65,6 +72,36 @@ pub async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
         Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
             backend: "postgres",
         }),
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(path) => {
+            open_sqlite(path, options).await?.close().await;
+            Ok(())
+        }
+        #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
     }
+}
+
+/// Opens a SQLite file; where it may write, that makes the file and its tables.
+#[cfg(feature = "sqlite")]
+async fn open_sqlite(
+    path: &std::path::Path,
+    options: &ConnectOptions,
+) -> Result<crate::sqlite::Store, OpenError> {
+    use std::num::NonZeroUsize;
+
+    options.validate()?;
+    let settings = crate::sqlite::Settings {
+        access: match options.settings.access {
+            Access::ReadWrite => crate::sqlite::Access::ReadWrite,
+            Access::ReadOnly => crate::sqlite::Access::ReadOnly,
+        },
+        readers: usize::try_from(options.pool_connections_max)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .unwrap_or(NonZeroUsize::MIN),
+        deadline: options.settings.statement_timeout,
+        payload_bytes_max: options.settings.payload_bytes_max,
+    };
+    Ok(crate::sqlite::Store::open(path, &settings).await?)
 }

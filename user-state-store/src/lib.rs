@@ -3,6 +3,7 @@
 mod changes;
 mod connect;
 mod error;
+mod event_store;
 mod jackson;
 mod mapping;
 mod open_error;
@@ -10,6 +11,7 @@ mod payload;
 mod persistence_id;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod resolve;
 mod revision;
 mod slice;
 #[cfg(feature = "sqlite")]
@@ -23,12 +25,14 @@ pub use connect::{
     Access, ConnectOptions, Durability, RemoteTls, StoreSettings, TlsMode, connect, migrate,
 };
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
+pub use event_store::{DurableStateContext, DurableStateEventStore, NoEventHistory};
 pub use mapping::{DeleteForm, SerdeMapping, StateMapping, UserStateMapping};
 pub use open_error::OpenError;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresStore;
+pub use resolve::{Resolution, UnresolvedWrite, Writers, resolve};
 pub use revision::Revision;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
 #[cfg(feature = "sqlite")]

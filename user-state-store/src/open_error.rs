@@ -52,13 +52,13 @@ pub enum OpenError {
     /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
     #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
     TlsRefused,
-    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened.
+    /// Nobody answers, or the server takes no connections now.
     #[error("the database cannot be reached")]
     Unreachable(#[source] Cause),
     /// The server does not accept this user and password.
     #[error("the database refused the user or its password")]
     AuthenticationFailed(#[source] DatabaseError),
-    /// The server has no database of this name; for SQLite, there is no such file.
+    /// The server has no database of this name.
     #[error("there is no such database")]
     DatabaseMissing,
     /// The server is older than supported.
@@ -117,6 +117,10 @@ pub enum OpenError {
         /// Its value.
         value: Box<str>,
     },
+    /// A SQLite file could not be opened.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Sqlite(#[from] crate::sqlite::OpenError),
     /// The database failed in another way.
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),

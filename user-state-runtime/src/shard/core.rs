@@ -186,17 +186,16 @@ where
     }
 
     fn on_loaded(&mut self, id: &PersistenceId, row: Result<(A, Revision), Failure>) {
-        if self.entities.get(id).is_some_and(Entity::is_recovering) {
-            if let Ok((_, revision)) = &row {
-                self.context.counters.recovered(1);
-                let (persistence_id, revision) = (id.clone(), *revision);
-                self.context
-                    .lifecycle
-                    .publish(|| LifecycleEvent::Recovered {
-                        persistence_id,
-                        revision,
-                    });
-            }
+        let recovers = self.entities.get(id).is_some_and(Entity::is_recovering);
+        if let (true, Ok((_, revision))) = (recovers, &row) {
+            self.context.counters.recovered(1);
+            let (persistence_id, revision) = (id.clone(), *revision);
+            self.context
+                .lifecycle
+                .publish(|| LifecycleEvent::Recovered {
+                    persistence_id,
+                    revision,
+                });
         }
         if let Err(failure) = &row {
             self.driver(id).report(failure);

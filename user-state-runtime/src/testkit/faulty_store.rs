@@ -106,22 +106,38 @@ impl FaultyStore {
 
     /// The next `times` batches meet this fault, with all their writes.
     pub fn fail_writes(&self, fault: WriteFault, times: u32) {
-        self.script().writes.push(Injection { fault, only: None, times });
+        self.script().writes.push(Injection {
+            fault,
+            only: None,
+            times,
+        });
     }
 
     /// The next `times` writes of this entity meet this fault; their neighbours do not.
     pub fn fail_writes_of(&self, id: &PersistenceId, fault: WriteFault, times: u32) {
-        self.script().writes.push(Injection { fault, only: Some(id.clone()), times });
+        self.script().writes.push(Injection {
+            fault,
+            only: Some(id.clone()),
+            times,
+        });
     }
 
     /// The next `times` loads meet this fault, with all their rows.
     pub fn fail_loads(&self, fault: LoadFault, times: u32) {
-        self.script().loads.push(Injection { fault, only: None, times });
+        self.script().loads.push(Injection {
+            fault,
+            only: None,
+            times,
+        });
     }
 
     /// The next `times` loads of this entity meet this fault; their neighbours do not.
     pub fn fail_loads_of(&self, id: &PersistenceId, fault: LoadFault, times: u32) {
-        self.script().loads.push(Injection { fault, only: Some(id.clone()), times });
+        self.script().loads.push(Injection {
+            fault,
+            only: Some(id.clone()),
+            times,
+        });
     }
 
     /// From now on writes wait before they are sent, until the guard is dropped.
@@ -194,7 +210,9 @@ impl DurableStateStore for FaultyStore {
             let writes = &mut self.script().writes;
             let whole = next_fault(writes, None);
             let single = batch.writes().iter();
-            single.map(|write| next_fault(writes, Some(&write.persistence_id)).or(whole)).collect()
+            single
+                .map(|write| next_fault(writes, Some(&write.persistence_id)).or(whole))
+                .collect()
         };
         let mut passed_on = Vec::new();
         for (write, fault) in batch.writes().iter().zip(&faults) {
@@ -227,7 +245,11 @@ impl DurableStateStore for FaultyStore {
     async fn fence(&self, session: &WriterSession) -> Fence {
         let running = std::mem::take(&mut self.script().running);
         self.apply(running).await;
-        if *session == OWN_SESSION { Fence::Closed } else { self.store.fence(session).await }
+        if *session == OWN_SESSION {
+            Fence::Closed
+        } else {
+            self.store.fence(session).await
+        }
     }
 
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
@@ -264,14 +286,19 @@ impl Drop for HeldWrites {
 }
 
 /// The session that injected losses claim to have had.
-const OWN_SESSION: WriterSession = WriterSession { process_id: -1, started_at_micros: 0 };
+const OWN_SESSION: WriterSession = WriterSession {
+    process_id: -1,
+    started_at_micros: 0,
+};
 
 /// Takes the next fault for this entity, or for whatever comes.
 fn next_fault<F: Copy>(
     injections: &mut Vec<Injection<F>>,
     id: Option<&PersistenceId>,
 ) -> Option<F> {
-    let index = injections.iter().position(|injection| injection.only.as_ref() == id)?;
+    let index = injections
+        .iter()
+        .position(|injection| injection.only.as_ref() == id)?;
     let injection = injections.get_mut(index)?;
     let fault = injection.fault;
     injection.times = injection.times.saturating_sub(1);

@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod proxy;
+
 use std::error::Error;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::thread;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -58,6 +61,22 @@ impl Database {
         let mut url = self.url.clone();
         url.set_username(user).unwrap();
         url.set_password(Some(password)).unwrap();
+        url.into()
+    }
+
+    /// The server's address.
+    pub(crate) fn address(&self) -> Result<SocketAddr, Box<dyn Error>> {
+        let host = self.url.host_str().ok_or("the server has no host")?;
+        let port = self.url.port().unwrap_or(5432);
+        let mut addresses = (host, port).to_socket_addrs()?;
+        Ok(addresses.next().ok_or("the server has no address")?)
+    }
+
+    /// The URL with another address on this machine.
+    pub(crate) fn url_at(&self, address: SocketAddr) -> String {
+        let mut url = self.url.clone();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(address.port())).unwrap();
         url.into()
     }
 
