@@ -160,6 +160,20 @@ where
         })
     }
 
+    /// Handles a request: at once where the entity is idle, otherwise behind the others.
+    pub(crate) fn accept(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) -> Moved<A> {
+        if self.is_idle()
+            && matches!(
+                pending.request,
+                Request::Execute { .. } | Request::Tell { .. } | Request::Read { .. }
+            )
+        {
+            return self.handle(pending, driver).unwrap_or(Moved::Waits);
+        }
+        self.enqueue(pending, driver);
+        self.pump(driver)
+    }
+
     /// Puts a request behind the others.
     pub(crate) fn enqueue(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) {
         if self.work.as_ref().is_some_and(|work| work.is_abandoned()) {

@@ -33,3 +33,8 @@ pub use request::Versioned;
 pub use runtime::{Runtime, ShutdownTimedOut};
 pub use settings::Settings;
 pub use stats::Stats;
+
+/// The tutorial: every program in the project's README is a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
