@@ -1,8 +1,7 @@
 //! Opening a store from a URL, whichever backend it names.
 //!
-//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening a
-//! PostgreSQL store runs no DDL; a store that opens has
-//! passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
+//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening a PostgreSQL store runs no DDL; a store
+//! that opens has passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
 
 use std::sync::Arc;
 

@@ -138,25 +138,7 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
     shown.push(format!("{error:?} {error}"));
     store.close().await;
 
-    // Openings that fail.
-    let nobody = database.url_as("user_state_nobody", PASSWORD);
-    let error = connect(&nobody.parse()?).await.err().ok_or("it opened")?;
-    shown.push(format!("{error:?} {error}"));
-    let mut tls = ConnectOptions::parse(&as_user(&user, database.url()))?;
-    tls.tls_mode = Some(TlsMode::VerifyFull);
-    tls.remote_tls = RemoteTls::AsConfigured;
-    if let Err(error) = connect(&tls).await {
-        shown.push(format!("{error:?} {error}"));
-    }
-    for url in [
-        format!("postgres://u:{PASSWORD}@h/d?sslpassword={PASSWORD}"),
-        format!("postgres://u:{PASSWORD}@h:port/d"),
-        format!("mysql://u:{PASSWORD}@h/d"),
-    ] {
-        let error = ConnectOptions::parse(&url).err().ok_or("it was accepted")?;
-        shown.push(format!("{error:?} {error}"));
-    }
-
+    shown.extend(failed_openings(&database, &user).await?);
     blocker.close().await?;
     let drop_user = format!("DROP OWNED BY {user}; DROP ROLE {user}");
     database.execute(&drop_user).await?;
@@ -171,6 +153,32 @@ async fn no_secret_payload_or_id_is_shown_through_successes_and_faults() -> Outc
         assert!(!shown.contains(marker), "{marker} is in {shown}");
     }
     Ok(())
+}
+
+/// What openings that fail in each way show.
+async fn failed_openings(
+    database: &Database,
+    user: &str,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let mut shown = Vec::new();
+    let nobody = database.url_as("user_state_nobody", PASSWORD);
+    let error = connect(&nobody.parse()?).await.err().ok_or("it opened")?;
+    shown.push(format!("{error:?} {error}"));
+    let mut tls = ConnectOptions::parse(&as_user(user, database.url()))?;
+    tls.tls_mode = Some(TlsMode::VerifyFull);
+    tls.remote_tls = RemoteTls::AsConfigured;
+    if let Err(error) = connect(&tls).await {
+        shown.push(format!("{error:?} {error}"));
+    }
+    for url in [
+        format!("postgres://u:{PASSWORD}@h/d?sslpassword={PASSWORD}"),
+        format!("postgres://u:{PASSWORD}@h:port/d"),
+        format!("mysql://u:{PASSWORD}@h/d"),
+    ] {
+        let error = ConnectOptions::parse(&url).err().ok_or("it was accepted")?;
+        shown.push(format!("{error:?} {error}"));
+    }
+    Ok(shown)
 }
 
 fn as_user(user: &str, url: &str) -> String {
