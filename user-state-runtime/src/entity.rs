@@ -160,9 +160,23 @@ where
         })
     }
 
+    /// Handles a request: at once where the entity is idle, otherwise behind the others.
+    pub(crate) fn accept(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) -> Moved<A> {
+        if self.is_idle()
+            && matches!(
+                pending.request,
+                Request::Execute { .. } | Request::Tell { .. } | Request::Read { .. }
+            )
+        {
+            return self.handle(pending, driver).unwrap_or(Moved::Waits);
+        }
+        self.enqueue(pending, driver);
+        self.pump(driver)
+    }
+
     /// Puts a request behind the others.
     pub(crate) fn enqueue(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) {
-        if self.work.as_ref().is_some_and(|work| work.is_abandoned()) {
+        if self.is_abandoned() {
             driver.fail(pending, Failure::behind_unresolved(driver.persistence_id));
             return;
         }
@@ -171,9 +185,17 @@ where
         work.waiting.push_back(pending);
     }
 
-    /// Whether a request to leave waits already.
+    /// Whether it leaves without being told to: a request to leave waits already, or it is dropped when its write
+    /// is resolved.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.work.as_ref().is_some_and(|work| work.leaving)
+        self.work
+            .as_ref()
+            .is_some_and(|work| work.leaving || work.is_abandoned())
+    }
+
+    /// Its write is unresolved and its callers were told.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.is_abandoned())
     }
 
     /// Handles waiting requests as far as possible.
@@ -403,7 +425,10 @@ where
                 }
                 self.pump(driver)
             }
-            Err(failure) if load == Load::Confirmation => {
+            // A row known to be unreadable must not be written over from memory.
+            Err(failure)
+                if load == Load::Confirmation && !matches!(failure, Failure::Unreadable(_)) =>
+            {
                 if let Some(unconfirmed) = self.next_waiting() {
                     driver.fail(unconfirmed, failure);
                 }
@@ -411,10 +436,14 @@ where
             }
             Err(failure) => {
                 let work = self.work.take();
-                for pending in work.into_iter().flat_map(|work| work.waiting) {
+                let waiting = work.into_iter().flat_map(|work| work.waiting);
+                let (leaves, others): (VecDeque<_>, VecDeque<_>) = waiting.partition(|pending| {
+                    load == Load::Reload && matches!(pending.request, Request::Leave(_))
+                });
+                for pending in others {
                     driver.fail(pending, failure.clone());
                 }
-                Moved::Drops(VecDeque::new())
+                Moved::Drops(leaves)
             }
         }
     }
@@ -463,6 +492,8 @@ where
         work.deletion = None;
         work.queued = false;
         self.work = Some(work);
+        // What is lost is no change: until the row is there, nothing of this state may be written.
+        self.revision = self.durable;
         self.phase = Phase::Loading(Load::Reload);
         Moved::Loads
     }

@@ -2,8 +2,8 @@
 //!
 //! Bounded per subscriber: one that is slow loses events and is told how many; a shard never waits for it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::broadcast;
 use user_state_store::{PersistenceId, Revision};
@@ -159,7 +159,8 @@ impl Drop for Lifecycle {
 /// The runtime's end of the stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Publisher {
-    sender: broadcast::Sender<LifecycleEvent>,
+    /// `None` when the runtime has ended, which handles may outlive.
+    sender: Arc<RwLock<Option<broadcast::Sender<LifecycleEvent>>>>,
     /// Read before an event is made: without subscribers the stream costs one relaxed load.
     subscribers: Arc<AtomicUsize>,
 }
@@ -167,23 +168,35 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) fn new(events_max: usize) -> Self {
         Self {
-            sender: broadcast::Sender::new(events_max),
+            sender: Arc::new(RwLock::new(Some(broadcast::Sender::new(events_max)))),
             subscribers: Arc::default(),
         }
     }
 
     pub(crate) fn subscribe(&self) -> Lifecycle {
         self.subscribers.fetch_add(1, Ordering::Relaxed);
+        let sender = self.sender.read().unwrap_or_else(PoisonError::into_inner);
+        let ended = || broadcast::channel(1).1;
         Lifecycle {
-            receiver: self.sender.subscribe(),
+            receiver: sender
+                .as_ref()
+                .map_or_else(ended, broadcast::Sender::subscribe),
             subscribers: Arc::clone(&self.subscribers),
         }
     }
 
     pub(crate) fn publish(&self, event: impl FnOnce() -> LifecycleEvent) {
         if self.subscribers.load(Ordering::Relaxed) > 0 {
-            // The last subscriber may just have gone; then nobody misses the event.
-            drop(self.sender.send(event()));
+            let sender = self.sender.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sender) = sender.as_ref() {
+                // The last subscriber may just have gone; then nobody misses the event.
+                drop(sender.send(event()));
+            }
         }
+    }
+
+    /// Ends the stream: nothing will happen any more.
+    pub(crate) fn end(&self) {
+        *self.sender.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use cqrs_es::Aggregate;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use user_state_store::{DurableStateStore, PersistenceId, StateMapping};
@@ -24,6 +24,23 @@ use crate::stats::{Counters, Stats};
 ///
 /// When the last handle (and the last [`EntityRef`]) is dropped, the shards finish what was accepted and end;
 /// [`Runtime::shutdown`] does the same and waits for it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use user_state_runtime::Runtime;
+///
+/// let runtime = Runtime::for_users(store).start()?;
+/// assert_eq!(runtime.stats().live, 0);
+/// runtime.user(&"mall-user".parse()?).state().await?;
+/// assert_eq!(runtime.stats().live, 1);
+/// runtime.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Runtime<A: Aggregate> {
     inner: Arc<Inner<A>>,
 }
@@ -33,6 +50,8 @@ pub(crate) struct Inner<A: Aggregate> {
     context: Arc<Context<A>>,
     mailboxes: Vec<mpsc::Sender<Mail<A>>>,
     shards: Mutex<JoinSet<()>>,
+    /// Until when, in real time, the shards have to end.
+    ending: watch::Sender<Option<Instant>>,
 }
 
 /// Not everything was finished in the time for shutting down; the callers concerned were told.
@@ -58,10 +77,11 @@ where
     pub(crate) fn start(context: Context<A>) -> Self {
         let context = Arc::new(context);
         let mut shards = JoinSet::new();
+        let (ending, until) = watch::channel(None);
         let mailboxes = (0..context.settings.shards)
             .map(|_| {
                 let (sender, mailbox) = mpsc::channel(context.settings.mailbox_messages_max);
-                shards.spawn(shard::run(Arc::clone(&context), mailbox));
+                shards.spawn(shard::run(Arc::clone(&context), mailbox, until.clone()));
                 sender
             })
             .collect();
@@ -69,6 +89,7 @@ where
             context,
             mailboxes,
             shards: Mutex::new(shards),
+            ending,
         });
         inner.context.clock.attach(barrier(&inner));
         Self { inner }
@@ -100,15 +121,14 @@ where
     /// Dropping the future stops the waiting; the runtime ends all the same.
     pub async fn shutdown(&self) -> Result<(), ShutdownTimedOut> {
         let until = Instant::now() + self.inner.context.settings.shutdown_timeout;
-        for mailbox in &self.inner.mailboxes {
-            // A shard whose mailbox is closed has ended or is ending.
-            drop(mailbox.send(Mail::Shutdown { until }).await);
-        }
+        // Beside the mailboxes: one that is full must not keep its shard from ending.
+        self.inner.ending.send_replace(Some(until));
         let mut shards = self.inner.shards.lock().await;
         let mut in_time = true;
         while let Some(ended) = shards.join_next().await {
             in_time &= ended.is_ok() && Instant::now() < until;
         }
+        self.inner.context.lifecycle.end();
         if in_time {
             Ok(())
         } else {

@@ -11,7 +11,7 @@ use cqrs_es::Aggregate;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use user_state_store::PersistenceId;
@@ -42,8 +42,6 @@ pub(crate) enum Mail<A: Aggregate> {
         to: Moment,
         reply: oneshot::Sender<Result<(), BarrierError>>,
     },
-    /// Finish what was accepted, until this real time.
-    Shutdown { until: Instant },
 }
 
 /// What a core wants done outside.
@@ -63,9 +61,13 @@ pub(crate) enum Effect<A: Aggregate> {
 
 type Handlers<A> = FuturesUnordered<BoxFuture<'static, (PersistenceId, Handled<A>)>>;
 
-/// Runs a shard until its mailbox is closed and everything accepted is answered.
-pub(crate) async fn run<A>(context: Arc<Context<A>>, mut mailbox: mpsc::Receiver<Mail<A>>)
-where
+/// Runs a shard until its mailbox is closed and everything accepted is answered, or until the real time that
+/// `ending` tells.
+pub(crate) async fn run<A>(
+    context: Arc<Context<A>>,
+    mut mailbox: mpsc::Receiver<Mail<A>>,
+    mut ending: watch::Receiver<Option<Instant>>,
+) where
     A: Aggregate + Clone + 'static,
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
@@ -77,10 +79,12 @@ where
     let mut idle_timer: Option<(Moment, BoxFuture<'static, ()>)> = None;
     while !core.is_finished() {
         let real_deadline = core.real_deadline();
+        let room = core.mail_room().min(MAIL_PER_TURN_MAX);
         tokio::select! {
-            count = mailbox.recv_many(&mut mail, MAIL_PER_TURN_MAX), if core.takes_mail() => {
+            count = mailbox.recv_many(&mut mail, room), if room > 0 => {
                 core.on_mail(mail.drain(..), count);
             }
+            Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),
             Some(done) = work.join_next() => core.on_done(done),
             Some((id, handled)) = handlers.next() => core.on_handled(&id, handled),
             () = wait(&mut idle_timer), if idle_timer.is_some() => {
@@ -103,6 +107,11 @@ where
                 .next_idle_time()
                 .map(|moment| (moment, sleep(&context, moment)));
         }
+    }
+    // Where time was over before the mailbox was empty, whoever is left in it is told.
+    mailbox.close();
+    while let Some(mail) = mailbox.recv().await {
+        core.refuse(mail);
     }
 }
 

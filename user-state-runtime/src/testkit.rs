@@ -12,7 +12,7 @@ mod manual_time;
 mod postgres;
 mod probe;
 
-pub use faulty_store::{FaultyStore, HeldWrites, LoadFault, WriteFault};
+pub use faulty_store::{FaultyStore, HeldLoads, HeldWrites, LoadFault, WriteFault};
 pub use manual_time::ManualTime;
 #[cfg(unix)]
 pub use postgres::{Attempts, PostgresServer, ProvisionError, TestDatabase, Way};

@@ -88,20 +88,23 @@ async fn open_sqlite(
     path: &std::path::Path,
     options: &ConnectOptions,
 ) -> Result<crate::sqlite::Store, OpenError> {
-    use std::num::NonZeroUsize;
-
     options.validate()?;
-    let settings = crate::sqlite::Settings {
-        access: match options.settings.access {
-            Access::ReadWrite => crate::sqlite::Access::ReadWrite,
-            Access::ReadOnly => crate::sqlite::Access::ReadOnly,
-        },
-        readers: usize::try_from(options.pool_connections_max)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .unwrap_or(NonZeroUsize::MIN),
-        deadline: options.settings.statement_timeout,
-        payload_bytes_max: options.settings.payload_bytes_max,
-    };
-    Ok(crate::sqlite::Store::open(path, &settings).await?)
+    let readers = options.pool_connections_max;
+    crate::sqlite::Store::open_with_readers(path, &options.settings, readers).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawnable(_: &(impl Future + Send)) {}
+
+    #[test]
+    fn opening_and_migrating_are_futures_that_can_be_spawned() {
+        let options = ConnectOptions::parse("sqlite:never-opened.db").unwrap();
+        spawnable(&connect(&options));
+        spawnable(&migrate(&options));
+        let spawning = async move { connect(&options).await };
+        spawnable(&spawning);
+    }
 }

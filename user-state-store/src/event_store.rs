@@ -34,6 +34,31 @@ const RESOLVE_ATTEMPTS: usize = 2;
 /// The aggregate's id is the whole persistence id, as [`PersistenceId::unique`] takes it. Every commit is one
 /// revision, and the `sequence` of each of its events is that revision. A deleted state loads as the default one, at the
 /// revision of its mark.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use cqrs_es::{AggregateContext as _, CqrsFramework, EventStore as _};
+/// use user_state_domain::{UserCommand, UserState};
+/// use user_state_store::{DurableStateEventStore, SqliteStore, StoreSettings, UserStateMapping};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("user-state.db");
+/// let store = Arc::new(SqliteStore::open(&path, &StoreSettings::default()).await?);
+/// let event_store = DurableStateEventStore::<UserState>::new(store, UserStateMapping::new());
+/// let framework = CqrsFramework::new(event_store.clone(), vec![], ());
+///
+/// let at = chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap_or_default();
+/// framework.execute("mall-user", UserCommand::Login { at }).await?;
+///
+/// let mut user = event_store.load_aggregate("mall-user").await?;
+/// assert_eq!(user.revision().get(), 1);
+/// assert_eq!(user.aggregate().last_login, Some(at));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct DurableStateEventStore<A> {
     store: Arc<dyn DurableStateStore>,
@@ -41,7 +66,7 @@ pub struct DurableStateEventStore<A> {
     writers: Writers,
 }
 
-/// A loaded aggregate, and the revision its commit has to follow.
+/// A loaded aggregate, and the revision its commit has to follow; see [`DurableStateEventStore`]'s example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurableStateContext<A> {
     persistence_id: PersistenceId,
@@ -50,6 +75,10 @@ pub struct DurableStateContext<A> {
 }
 
 /// A durable state has no events to load.
+///
+/// ```
+/// assert_eq!(user_state_store::NoEventHistory.to_string(), "a durable state has no event history");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a durable state has no event history")]
 pub struct NoEventHistory;

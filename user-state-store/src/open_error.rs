@@ -52,15 +52,28 @@ pub enum OpenError {
     /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
     #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
     TlsRefused,
-    /// Nobody answers, or the server takes no connections now.
+    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened or is locked.
     #[error("the database cannot be reached")]
     Unreachable(#[source] Cause),
     /// The server does not accept this user and password.
     #[error("the database refused the user or its password")]
     AuthenticationFailed(#[source] DatabaseError),
-    /// The server has no database of this name.
+    /// The server has no database of this name; for SQLite, there is no such file.
     #[error("there is no such database")]
     DatabaseMissing,
+    /// The directory of the SQLite file does not exist.
+    #[error("the directory of the database file does not exist")]
+    DirectoryMissing,
+    /// A SQLite database in memory, which would not be durable.
+    #[error("a store needs a file: a sqlite database in memory is not durable")]
+    InMemory,
+    /// The file is no SQLite database, or a damaged one.
+    #[error("the file is not a sqlite database, or is damaged")]
+    NotADatabase(#[source] Cause),
+    /// The file system does not support SQLite's write-ahead log, which needs shared memory (network file
+    /// systems mostly do not have it).
+    #[error("the file system does not support the write-ahead log")]
+    NoWriteAheadLog,
     /// The server is older than supported.
     #[error("the database server is version {found}, at least {minimum} is needed")]
     ServerTooOld {
@@ -117,10 +130,6 @@ pub enum OpenError {
         /// Its value.
         value: Box<str>,
     },
-    /// A SQLite file could not be opened.
-    #[cfg(feature = "sqlite")]
-    #[error(transparent)]
-    Sqlite(#[from] crate::sqlite::OpenError),
     /// The database failed in another way.
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),

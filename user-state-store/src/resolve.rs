@@ -35,14 +35,14 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 /// ```
 /// use user_state_store::{
 ///     Cause, Change, DurableStateStore, Manifest, Payload, PersistenceId, Resolution, Revision,
-///     SerializerId, SqliteSettings, SqliteStore, Tags, UnknownOutcome, UnresolvedWrite, Write, Writers,
+///     SerializerId, SqliteStore, StoreSettings, Tags, UnknownOutcome, UnresolvedWrite, Write, Writers,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("user-state.db");
-/// let store = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+/// let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
 /// let payload = Payload {
 ///     serializer_id: SerializerId::JACKSON_JSON,
 ///     manifest: Manifest::new("com.example.State"),
@@ -131,16 +131,16 @@ impl UnresolvedWrite {
 /// Run it to its end: a dropped attempt may have sent the writes from a session that nobody knows.
 pub async fn resolve(
     store: &dyn DurableStateStore,
-    writes: &mut [UnresolvedWrite],
+    lost: &mut [UnresolvedWrite],
     writers: Writers,
 ) -> Vec<Resolution> {
-    fence(store, writes).await;
-    let together = writes.iter().map(|unresolved| unresolved.write.clone());
+    fence(store, lost).await;
+    let together = lost.iter().map(|unresolved| unresolved.write.clone());
     if let Ok(batch) = WriteBatch::new(together.collect()) {
-        return repeat(store, writes, &batch, writers).await;
+        return repeat(store, lost, &batch, writers).await;
     }
-    let mut resolutions = Vec::with_capacity(writes.len());
-    for unresolved in writes {
+    let mut resolutions = Vec::with_capacity(lost.len());
+    for unresolved in lost {
         let resolution = match WriteBatch::new(vec![unresolved.write.clone()]) {
             Ok(batch) => repeat(store, std::slice::from_mut(unresolved), &batch, writers)
                 .await
@@ -153,9 +153,9 @@ pub async fn resolve(
 }
 
 /// Forgets the sessions that are surely gone.
-async fn fence(store: &dyn DurableStateStore, writes: &mut [UnresolvedWrite]) {
+async fn fence(store: &dyn DurableStateStore, lost: &mut [UnresolvedWrite]) {
     let mut fences: HashMap<WriterSession, Fence> = HashMap::new();
-    for unresolved in writes {
+    for unresolved in lost {
         let mut open = Vec::new();
         for session in std::mem::take(&mut unresolved.sessions) {
             let fence = match fences.get(&session) {
@@ -174,15 +174,15 @@ async fn fence(store: &dyn DurableStateStore, writes: &mut [UnresolvedWrite]) {
 /// Sends the writes once more, and reads the rows of those that the answer does not decide.
 async fn repeat(
     store: &dyn DurableStateStore,
-    writes: &mut [UnresolvedWrite],
+    lost: &mut [UnresolvedWrite],
     batch: &WriteBatch,
     writers: Writers,
 ) -> Vec<Resolution> {
     let sent = batch.writes().iter().map(|write| &write.persistence_id);
     let mut outcomes: HashMap<_, _> = sent.zip(store.write(batch).await).collect();
-    let mut steps = Vec::with_capacity(writes.len());
+    let mut steps = Vec::with_capacity(lost.len());
     let mut unread = Vec::new();
-    for unresolved in writes.iter_mut() {
+    for unresolved in lost.iter_mut() {
         let id = &unresolved.write.persistence_id;
         let outcome = outcomes
             .remove(id)
@@ -212,7 +212,7 @@ async fn repeat(
     };
     steps
         .into_iter()
-        .zip(writes)
+        .zip(lost)
         .map(|(step, unresolved)| match step {
             Step::Done(resolution) => resolution,
             Step::Read(repetition) => rows.next().map_or(Resolution::Unknown, |row| {

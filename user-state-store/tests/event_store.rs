@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -14,9 +14,9 @@ use cqrs_es::{AggregateContext, AggregateError, CqrsFramework, EventEnvelope, Ev
 use tempfile::TempDir;
 use user_state_domain::{ProductId, UserCommand, UserError, UserEvent, UserState};
 use user_state_store::{
-    Change, DecodeError, DurableStateEventStore, DurableStateStore, EncodeError, Fence, Manifest,
-    NoEventHistory, Payload, PersistenceId, Revision, SerializerId, SqliteSettings, SqliteStore,
-    StateMapping, StoreError, StoredValue, Tags, Write, WriteBatch, WriteOutcome, Writers,
+    Change, DurableStateEventStore, DurableStateStore, Fence, Manifest, NoEventHistory, Payload,
+    PersistenceId, Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue,
+    Tags, UserStateMapping, Write, WriteBatch, WriteOutcome, Writers,
 };
 
 #[path = "lossy/store.rs"]
@@ -29,38 +29,6 @@ type Framework = CqrsFramework<UserState, DurableStateEventStore<UserState>>;
 
 const USER: &str = "mall-user";
 
-/// The state as serde writes it.
-#[derive(Debug, Clone, Copy)]
-struct PlainJson;
-
-impl StateMapping<UserState> for PlainJson {
-    fn encode(&self, _: &PersistenceId, state: &UserState) -> Result<Payload, EncodeError> {
-        Ok(Payload {
-            serializer_id: SerializerId::JACKSON_JSON,
-            manifest: Manifest::new("UserState"),
-            bytes: serde_json::to_vec(state).map_err(|_| EncodeError::Serialize)?,
-        })
-    }
-
-    fn decode(&self, _: &PersistenceId, payload: &Payload) -> Result<UserState, DecodeError> {
-        serde_json::from_slice(&payload.bytes).map_err(|error| DecodeError::Malformed {
-            problem: "no user state",
-            offset: error.column(),
-        })
-    }
-
-    fn tags(&self) -> Tags {
-        Tags::one("user-state")
-    }
-
-    fn reset(&self, at: DateTime<Utc>) -> UserState {
-        UserState {
-            last_event_at: Some(at),
-            ..UserState::default()
-        }
-    }
-}
-
 /// Remembers what queries are told: aggregate id, sequence, event.
 #[derive(Debug, Clone, Default)]
 struct Told(Arc<Mutex<Vec<(String, usize, UserEvent)>>>);
@@ -68,7 +36,7 @@ struct Told(Arc<Mutex<Vec<(String, usize, UserEvent)>>>);
 #[async_trait]
 impl Query<UserState> for Told {
     async fn dispatch(&self, aggregate_id: &str, events: &[EventEnvelope<UserState>]) {
-        let mut told = self.0.lock().unwrap();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for event in events {
             assert_eq!(event.aggregate_id, aggregate_id);
             told.push((
@@ -83,13 +51,13 @@ impl Query<UserState> for Told {
 async fn open() -> TestResult<(TempDir, Arc<LossyStore>)> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("store.db");
-    let store = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+    let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
     Ok((directory, Arc::new(LossyStore::new(store))))
 }
 
 fn event_store(store: &Arc<LossyStore>) -> DurableStateEventStore<UserState> {
     let store: Arc<LossyStore> = Arc::clone(store);
-    DurableStateEventStore::new(store, PlainJson)
+    DurableStateEventStore::new(store, UserStateMapping::new())
 }
 
 fn framework(store: &Arc<LossyStore>) -> Framework {
@@ -97,7 +65,7 @@ fn framework(store: &Arc<LossyStore>) -> Framework {
 }
 
 fn at(second: i64) -> DateTime<Utc> {
-    DateTime::from_timestamp(second, 0).unwrap()
+    DateTime::from_timestamp(second, 0).unwrap_or_default()
 }
 
 fn view(product: &str, second: i64) -> UserCommand {
@@ -212,7 +180,7 @@ async fn of_two_commits_on_one_revision_the_second_conflicts() -> TestResult {
 async fn two_racing_frameworks_lose_no_command() -> TestResult {
     let (directory, store) = open().await?;
     let path = directory.path().join("store.db");
-    let other = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+    let other = SqliteStore::open(&path, &StoreSettings::default()).await?;
     let other = Arc::new(LossyStore::new(other));
     let race = async |framework: Framework, name: &str| -> TestResult<i64> {
         let mut applied = 0;
@@ -270,6 +238,7 @@ async fn a_lost_answer_that_cannot_be_resolved_is_told_as_unknown() -> TestResul
         "{error:?}"
     );
     assert_eq!(loaded(&store).await?.0, 1);
+    assert_eq!(store.fenced().len(), 1, "the old session is fenced first");
     // No answer at all, however often it is asked.
     store.answer_fences(Fence::Open);
     store.plan([Fault::LostBefore; 3]);
@@ -320,7 +289,7 @@ async fn a_row_that_cannot_be_read_is_told_and_left_as_it_is() -> TestResult {
     let persistence_id = PersistenceId::unique(USER)?;
     let payload = Payload {
         serializer_id: SerializerId::JACKSON_JSON,
-        manifest: Manifest::new("UserState"),
+        manifest: Manifest::new("com.example.persistdurable.model.UserState"),
         bytes: b"a secret, not a state".to_vec(),
     };
     let write = Write {

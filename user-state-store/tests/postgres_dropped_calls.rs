@@ -4,6 +4,7 @@
 //! session reused in a bad state show at once.
 
 #![cfg(feature = "postgres")]
+#![expect(clippy::indexing_slicing, reason = "a short list ends the test")]
 
 mod support;
 

@@ -10,7 +10,7 @@ use std::error::Error;
 use tempfile::TempDir;
 use user_state_store::{
     Cause, Change, DurableStateStore, Fence, Manifest, Payload, PersistenceId, Resolution,
-    Revision, SerializerId, SqliteSettings, SqliteStore, StoreError, StoredValue, Tags,
+    Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue, Tags,
     UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers, resolve,
 };
 
@@ -24,7 +24,7 @@ type TestResult<T = ()> = Result<T, Box<dyn Error>>;
 async fn open() -> TestResult<(TempDir, LossyStore)> {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("store.db");
-    let store = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+    let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
     Ok((directory, LossyStore::new(store)))
 }
 
@@ -93,8 +93,8 @@ async fn text(store: &LossyStore, id: &str) -> TestResult<Option<(i64, String)>>
     .transpose()
 }
 
-fn row(revision: i64, text: &str) -> Option<(i64, String)> {
-    Some((revision, text.to_owned()))
+fn row(revision: i64, text: &str) -> (i64, String) {
+    (revision, text.to_owned())
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_write_that_never_arrived_is_applied_by_its_repetition() -> TestResult
     let mut update = lose_one(&store, Fault::LostBefore, put("user", 1, "two")?).await?;
     let resolution = update.attempt(&store, Writers::Shared).await;
     assert_eq!(resolution, Resolution::Applied);
-    assert_eq!(text(&store, "user").await?, row(2, "two"));
+    assert_eq!(text(&store, "user").await?, Some(row(2, "two")));
     Ok(())
 }
 
@@ -120,11 +120,11 @@ async fn a_write_that_arrived_is_known_to_a_sole_writer_and_unknown_to_a_shared_
     ] {
         let mut create = lose_one(&store, Fault::LostAfter, put(id, 0, "one")?).await?;
         assert_eq!(create.attempt(&store, writers).await, expected);
-        assert_eq!(text(&store, id).await?, row(1, "one"));
+        assert_eq!(text(&store, id).await?, Some(row(1, "one")));
         let mark = with_change(id, 1, Change::Mark)?;
         let mut mark = lose_one(&store, Fault::LostAfter, mark).await?;
         assert_eq!(mark.attempt(&store, writers).await, expected);
-        assert_eq!(text(&store, id).await?, row(2, "deleted"));
+        assert_eq!(text(&store, id).await?, Some(row(2, "deleted")));
         let erase = with_change(id, 2, Change::Erase)?;
         let mut erase = lose_one(&store, Fault::LostAfter, erase).await?;
         assert_eq!(erase.attempt(&store, writers).await, expected);
@@ -143,7 +143,7 @@ async fn a_deletion_that_never_arrived_is_applied_by_its_repetition() -> TestRes
         mark.attempt(&store, Writers::Shared).await,
         Resolution::Applied
     );
-    assert_eq!(text(&store, "user").await?, row(2, "deleted"));
+    assert_eq!(text(&store, "user").await?, Some(row(2, "deleted")));
     let erase = with_change("user", 2, Change::Erase)?;
     let mut erase = lose_one(&store, Fault::LostBefore, erase).await?;
     assert_eq!(
@@ -161,7 +161,7 @@ async fn a_write_that_another_writer_was_faster_than_was_not_applied() -> TestRe
     apply(&store, put("user", 0, "theirs")?).await?;
     let resolution = create.attempt(&store, Writers::Shared).await;
     assert_eq!(resolution, Resolution::NotApplied);
-    assert_eq!(text(&store, "user").await?, row(1, "theirs"));
+    assert_eq!(text(&store, "user").await?, Some(row(1, "theirs")));
     Ok(())
 }
 
@@ -172,7 +172,7 @@ async fn a_row_that_went_on_without_us_leaves_the_write_unknown() -> TestResult 
     apply(&store, put("user", 1, "theirs")?).await?;
     let resolution = create.attempt(&store, Writers::Shared).await;
     assert_eq!(resolution, Resolution::Unknown);
-    assert_eq!(text(&store, "user").await?, row(2, "theirs"));
+    assert_eq!(text(&store, "user").await?, Some(row(2, "theirs")));
     Ok(())
 }
 
@@ -281,6 +281,6 @@ async fn two_writes_of_one_entity_are_resolved_one_after_the_other() -> TestResu
     let second = lose_one(&store, Fault::LostBefore, put("user", 1, "two")?).await?;
     let resolutions = resolve(&store, &mut [first, second], Writers::Sole).await;
     assert_eq!(resolutions, [Resolution::Applied, Resolution::Applied]);
-    assert_eq!(text(&store, "user").await?, row(2, "two"));
+    assert_eq!(text(&store, "user").await?, Some(row(2, "two")));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! An entity's write on its way to the database: cut, landed, or lost.
 
 use cqrs_es::Aggregate;
-use user_state_store::{Change, DeleteForm, EncodeError, Revision, StoreError, Write};
+use user_state_store::{Change, DeleteForm, Revision, StoreError, Write};
 
 use super::{Doom, Entity, Moved, ResolveDeadline};
 use crate::driver::Driver;
@@ -84,10 +84,7 @@ where
                         persistence_id: driver.persistence_id.clone(),
                         reason,
                     })),
-                    None => Err(Failure::Refused(StoreError::Unencodable {
-                        persistence_id: driver.persistence_id.clone(),
-                        reason: EncodeError::Panicked,
-                    })),
+                    None => Err(Failure::Panicked),
                 }
             }
         };

@@ -42,10 +42,13 @@ pub(super) struct Core<A: Aggregate> {
     /// Entities whose row has to be loaded.
     loads: VecDeque<PersistenceId>,
     loads_in_flight: usize,
-    /// Requests that wait for room below the limit on live entities, in order.
-    admission: VecDeque<(PersistenceId, Pending<A>)>,
+    /// Requests to entities that wait for room below the limit on live ones, in order. None of these entities is live,
+    /// so nothing overtakes them.
+    admission: LinkedHashMap<PersistenceId, VecDeque<Pending<A>>>,
+    /// How many requests wait there.
+    admission_requests: usize,
     requests: OpenRequests,
-    barrier: Option<Waiter>,
+    barriers: Vec<Waiter>,
     ending: Ending,
 }
 
@@ -87,17 +90,23 @@ where
             effects: Vec::new(),
             loads: VecDeque::new(),
             loads_in_flight: 0,
-            admission: VecDeque::new(),
+            admission: LinkedHashMap::new(),
+            admission_requests: 0,
             requests: OpenRequests::default(),
-            barrier: None,
+            barriers: Vec::new(),
             ending: Ending::No,
         }
     }
 
-    /// Whether there is room for more requests behind the mailbox, and anything can come out of it.
-    pub(super) fn takes_mail(&self) -> bool {
-        self.requests.count() < self.context.settings.shard_requests_max
-            && matches!(self.ending, Ending::No | Ending::Until(_))
+    /// How much mail there is room for behind the mailbox; none where nothing can come out of it any more.
+    pub(super) fn mail_room(&self) -> usize {
+        match self.ending {
+            Ending::No | Ending::Until(_) => {
+                let limit = self.context.settings.shard_requests_max;
+                limit.saturating_sub(self.requests.count())
+            }
+            Ending::MailboxEmpty(_) | Ending::Now => 0,
+        }
     }
 
     /// Whether the mailbox is to take nothing new.
@@ -142,8 +151,27 @@ where
             match mail {
                 Mail::Request(message) => self.on_message(message),
                 Mail::Advance { to, reply } => self.on_advance(to, reply),
-                Mail::Shutdown { until } => self.ending = Ending::Until(until),
             }
+        }
+    }
+
+    /// The runtime shuts down until this real time.
+    pub(super) fn on_ending(&mut self, until: Option<Instant>) {
+        if let (Some(until), Ending::No | Ending::Until(_)) = (until, self.ending) {
+            self.ending = Ending::Until(until);
+        }
+    }
+
+    /// Mail that came too late.
+    pub(super) fn refuse(&mut self, mail: Mail<A>) {
+        match mail {
+            Mail::Request(message) => {
+                let pending = Pending::open(message.request, message.accepted_at, &self.requests);
+                self.driver(&message.persistence_id)
+                    .fail(pending, Failure::Closed);
+            }
+            // A shard that has ended is caught up with everything.
+            Mail::Advance { reply, .. } => drop(reply.send(Ok(()))),
         }
     }
 
@@ -163,10 +191,21 @@ where
         // Everything that is due leaves in the epoch that the barrier waits for.
         while self.expire() {}
         self.requests.next_epoch();
-        self.barrier = Some(Waiter {
+        let flush_failed = self.is_abandoned_and_due();
+        self.barriers.push(Waiter {
             reply,
-            flush_failed: false,
+            flush_failed,
         });
+    }
+
+    /// Whether an entity is due that stays until its write is resolved, whenever that will be.
+    fn is_abandoned_and_due(&self) -> bool {
+        let due =
+            |entity: &Entity<A>| entity.touched() + self.context.settings.idle_timeout <= self.now;
+        self.unresolved
+            .iter()
+            .filter_map(|id| self.entities.get(id))
+            .any(|entity| entity.is_abandoned() && due(entity))
     }
 
     /// A piece of database work has come to its end.
@@ -180,7 +219,9 @@ where
             }
             Ok(Done::Written(outcomes)) => self.on_written(outcomes),
             Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
-            // Database work catches the panics of stores and mappings, and nobody else can end it.
+            // The tokio runtime is going down, and this shard with it.
+            Err(error) if error.is_cancelled() => {}
+            // Database work catches the panics of stores and mappings.
             Err(error) => unreachable!("database work always comes to its end: {error}"),
         }
     }
@@ -229,9 +270,8 @@ where
                     entity.abandon(driver);
                     Moved::Waits
                 });
-            } else {
-                self.unresolved.push(id);
             }
+            self.unresolved.push(id);
         }
     }
 
@@ -253,8 +293,10 @@ where
                 Moved::Waits
             });
         }
-        for (id, pending) in std::mem::take(&mut self.admission) {
-            self.driver(&id).fail(pending, Failure::Closed);
+        for (id, waiting) in std::mem::take(&mut self.admission) {
+            for pending in waiting {
+                self.driver(&id).fail(pending, Failure::Closed);
+            }
         }
     }
 
@@ -274,23 +316,28 @@ where
             self.driver(&id).fail(pending, Failure::Overloaded);
             return;
         }
-        let leaves = due && !entity.is_leaving();
-        if !due
-            && !matches!(
-                pending.request,
-                Request::Passivate { .. } | Request::Leave(_)
-            )
-        {
+        if due {
+            let leave = (!entity.is_leaving()).then(|| self.open_leave(PassivationReason::Idle));
+            self.with_entity(&id, |entity, driver| {
+                if let Some(leave) = leave {
+                    entity.enqueue(leave, driver);
+                }
+                entity.accept(pending, driver)
+            });
+            return;
+        }
+        if !matches!(
+            pending.request,
+            Request::Passivate { .. } | Request::Leave(_)
+        ) {
             entity.touch(pending.accepted_at);
         }
-        let leave = leaves.then(|| self.open_leave(PassivationReason::Idle));
-        self.with_entity(&id, |entity, driver| {
-            if let Some(leave) = leave {
-                entity.enqueue(leave, driver);
-            }
-            entity.enqueue(pending, driver);
-            entity.pump(driver)
-        });
+        let driver = driver(&self.context, &self.requests, &id);
+        let moved = entity.accept(pending, &driver);
+        if entity.list_as_dirty() {
+            self.dirty.push_back(id.clone());
+        }
+        self.follow(&id, moved);
     }
 
     pub(super) fn open_leave(&self, reason: PassivationReason) -> Pending<A> {
@@ -299,16 +346,21 @@ where
 
     /// A request to an entity that is not live.
     fn enter(&mut self, id: PersistenceId, pending: Pending<A>) {
-        if matches!(
+        let passivates = matches!(
             pending.request,
             Request::Passivate { .. } | Request::Leave(_)
-        ) {
+        );
+        if passivates && !self.admission.contains_key(&id) {
             self.driver(&id)
                 .answer(pending, Revision::NONE, Answer::Done);
         } else if self.admission.is_empty() && self.make_room() {
             self.bring_to_life(id, pending);
-        } else if self.admission.len() < self.context.settings.admission_requests_max {
-            self.admission.push_back((id, pending));
+        } else if self.admission_requests < self.context.settings.admission_requests_max {
+            self.admission_requests += 1;
+            self.admission
+                .entry(id)
+                .or_insert_with(VecDeque::new)
+                .push_back(pending);
         } else {
             self.driver(&id).fail(pending, Failure::Overloaded);
         }
@@ -324,14 +376,16 @@ where
 
     /// Requests that waited for room get it, in their order.
     fn admit(&mut self) {
-        while let Some((id, pending)) = self.admission.pop_front() {
-            if self.entities.contains_key(&id) {
-                self.deliver(id, pending);
-            } else if self.make_room() {
-                self.bring_to_life(id, pending);
-            } else {
-                self.admission.push_front((id, pending));
+        while !self.admission.is_empty() && self.make_room() {
+            let Some((id, mut waiting)) = self.admission.pop_front() else {
                 return;
+            };
+            self.admission_requests -= waiting.len();
+            if let Some(first) = waiting.pop_front() {
+                self.bring_to_life(id.clone(), first);
+            }
+            for pending in waiting {
+                self.deliver(id.clone(), pending);
             }
         }
     }
@@ -347,9 +401,10 @@ where
     }
 
     fn pass_barrier(&mut self) {
-        if self.requests.earlier_are_handled()
-            && let Some(waiter) = self.barrier.take()
-        {
+        if !self.requests.earlier_are_handled() {
+            return;
+        }
+        for waiter in self.barriers.drain(..) {
             let passed = if waiter.flush_failed {
                 Err(BarrierError::FlushFailed)
             } else {
@@ -362,7 +417,13 @@ where
     /// A barrier that waits for this entity to leave will not see it flushed.
     pub(super) fn fail_barrier_of(&mut self, id: &PersistenceId) {
         let leaving = self.entities.get(id).is_some_and(Entity::is_leaving);
-        if let Some(waiter) = self.barrier.as_mut().filter(|_| leaving) {
+        if leaving {
+            self.fail_barriers();
+        }
+    }
+
+    fn fail_barriers(&mut self) {
+        for waiter in &mut self.barriers {
             waiter.flush_failed = true;
         }
     }
@@ -407,7 +468,13 @@ where
                 }
             }
             Moved::Drops(others) => {
-                self.fail_barrier_of(id);
+                // It was due and could not be flushed.
+                if others
+                    .iter()
+                    .any(|pending| matches!(pending.request, Request::Leave(_)))
+                {
+                    self.fail_barriers();
+                }
                 if self.entities.remove(id).is_some() {
                     self.context.counters.entity_left();
                 }

@@ -67,9 +67,14 @@ pub enum LoadFault {
 pub struct FaultyStore {
     store: Arc<dyn DurableStateStore>,
     script: Mutex<Script>,
-    /// Whether writes are held.
+    writes: Gate,
+    loads: Gate,
+}
+
+/// Where calls can be held.
+struct Gate {
     held: watch::Sender<bool>,
-    /// How many batches have arrived.
+    /// How many calls have arrived.
     arrived: watch::Sender<u64>,
 }
 
@@ -93,14 +98,19 @@ struct Injection<F> {
 #[must_use = "writes are held while this is alive"]
 pub struct HeldWrites(watch::Sender<bool>);
 
+/// While this is alive, loads wait before they are sent.
+#[derive(Debug)]
+#[must_use = "loads are held while this is alive"]
+pub struct HeldLoads(watch::Sender<bool>);
+
 impl FaultyStore {
     /// Passes everything on to this store.
     pub fn new(store: Arc<dyn DurableStateStore>) -> Self {
         Self {
             store,
             script: Mutex::default(),
-            held: watch::Sender::new(false),
-            arrived: watch::Sender::new(0),
+            writes: Gate::new(),
+            loads: Gate::new(),
         }
     }
 
@@ -142,8 +152,14 @@ impl FaultyStore {
 
     /// From now on writes wait before they are sent, until the guard is dropped.
     pub fn hold_writes(&self) -> HeldWrites {
-        self.held.send_replace(true);
-        HeldWrites(self.held.clone())
+        self.writes.held.send_replace(true);
+        HeldWrites(self.writes.held.clone())
+    }
+
+    /// From now on loads wait before they are sent, until the guard is dropped.
+    pub fn hold_loads(&self) -> HeldLoads {
+        self.loads.held.send_replace(true);
+        HeldLoads(self.loads.held.clone())
     }
 
     /// Returns when this many batches have arrived since the store was made, held ones included.
@@ -151,9 +167,22 @@ impl FaultyStore {
     /// # Cancel safety
     /// May be dropped and called again.
     pub async fn batches_arrived(&self, count: u64) {
-        let mut arrived = self.arrived.subscribe();
-        // The sender lives as long as this store.
-        drop(arrived.wait_for(|arrived| *arrived >= count).await);
+        self.writes.arrived(count).await;
+    }
+
+    /// Returns when this many loads have arrived since the store was made, held ones included.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub async fn loads_arrived(&self, count: u64) {
+        self.loads.arrived(count).await;
+    }
+
+    /// Forgets the faults that were told and not met yet. Writes that were lost stay lost.
+    pub fn heal(&self) {
+        let mut script = self.script();
+        script.writes.clear();
+        script.loads.clear();
     }
 
     /// Faults that were told and not met yet.
@@ -166,11 +195,35 @@ impl FaultyStore {
         self.script.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies writes and forgets the answers.
+    /// Applies writes, each for itself (two may be of one entity), and forgets the answers.
     async fn apply(&self, writes: Vec<Write>) {
-        if let Ok(batch) = WriteBatch::new(writes) {
-            self.store.write(&batch).await;
+        for write in writes {
+            if let Ok(batch) = WriteBatch::new(vec![write]) {
+                self.store.write(&batch).await;
+            }
         }
+    }
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self {
+            held: watch::Sender::new(false),
+            arrived: watch::Sender::new(0),
+        }
+    }
+
+    /// Passes a call on, once calls are not held any more.
+    async fn pass(&self) {
+        self.arrived.send_modify(|arrived| *arrived += 1);
+        // The sender lives as long as this gate.
+        drop(self.held.subscribe().wait_for(|held| !held).await);
+    }
+
+    async fn arrived(&self, count: u64) {
+        let mut arrived = self.arrived.subscribe();
+        // The sender lives as long as this gate.
+        drop(arrived.wait_for(|arrived| *arrived >= count).await);
     }
 }
 
@@ -180,6 +233,7 @@ impl DurableStateStore for FaultyStore {
         &self,
         ids: &[PersistenceId],
     ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+        self.loads.pass().await;
         let (whole, single) = {
             let loads = &mut self.script().loads;
             let whole = next_fault(loads, None);
@@ -202,10 +256,7 @@ impl DurableStateStore for FaultyStore {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
-        self.arrived.send_modify(|arrived| *arrived += 1);
-        let mut held = self.held.subscribe();
-        // The sender lives as long as this store.
-        drop(held.wait_for(|held| !held).await);
+        self.writes.pass().await;
         let faults: Vec<_> = {
             let writes = &mut self.script().writes;
             let whole = next_fault(writes, None);
@@ -276,6 +327,12 @@ impl fmt::Debug for FaultyStore {
             .field("store", &self.store)
             .field("unmet_faults", &self.unmet_faults())
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for HeldLoads {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 

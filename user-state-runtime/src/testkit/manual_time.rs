@@ -73,11 +73,35 @@ impl ManualTime {
     /// # Cancel safety
     /// The clock moves at the first poll; dropping the future stops the waiting only.
     pub async fn advance(&self, by: Duration) -> Result<(), BarrierError> {
-        let now = {
-            let mut now = self.0.now.lock().unwrap_or_else(PoisonError::into_inner);
-            *now = *now + by;
-            *now
-        };
+        let now = self.move_by(|_| Some(by));
+        self.catch_up(now).await
+    }
+
+    /// Moves the clock forward to this instant; one that is not ahead leaves it where it is, and nothing waits.
+    ///
+    /// # Errors
+    /// As [`ManualTime::advance`].
+    ///
+    /// # Cancel safety
+    /// As [`ManualTime::advance`].
+    pub async fn advance_to(&self, instant: DateTime<Utc>) -> Result<(), BarrierError> {
+        // How far that is has to be seen under the lock: somebody else may be moving the clock, too.
+        let now = self.move_by(|now| {
+            let ahead = (instant - self.0.utc(now)).to_std().ok()?;
+            Some(ahead).filter(|ahead| !ahead.is_zero())
+        });
+        self.catch_up(now).await
+    }
+
+    /// The time after the move; `None` where there was none.
+    fn move_by(&self, by: impl FnOnce(Moment) -> Option<Duration>) -> Option<Moment> {
+        let mut now = self.0.now.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = *now + by(*now)?;
+        Some(*now)
+    }
+
+    async fn catch_up(&self, now: Option<Moment>) -> Result<(), BarrierError> {
+        let Some(now) = now else { return Ok(()) };
         let barriers = self
             .0
             .barriers
@@ -89,19 +113,14 @@ impl ManualTime {
             .into_iter()
             .collect()
     }
+}
 
-    /// Moves the clock forward to this instant; one that is not ahead leaves it where it is, and nothing waits.
-    ///
-    /// # Errors
-    /// As [`ManualTime::advance`].
-    ///
-    /// # Cancel safety
-    /// As [`ManualTime::advance`].
-    pub async fn advance_to(&self, instant: DateTime<Utc>) -> Result<(), BarrierError> {
-        match (instant - self.utc_now()).to_std() {
-            Ok(ahead) if !ahead.is_zero() => self.advance(ahead).await,
-            _ => Ok(()),
-        }
+impl Shared {
+    fn utc(&self, now: Moment) -> DateTime<Utc> {
+        TimeDelta::from_std(now.since_origin())
+            .ok()
+            .and_then(|elapsed| self.origin.checked_add_signed(elapsed))
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 }
 
@@ -118,10 +137,7 @@ impl Clock for ManualTime {
     }
 
     fn utc_now(&self) -> DateTime<Utc> {
-        TimeDelta::from_std(self.now().since_origin())
-            .ok()
-            .and_then(|elapsed| self.0.origin.checked_add_signed(elapsed))
-            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+        self.0.utc(self.now())
     }
 
     /// Never returns: an advance passes the barrier instead.

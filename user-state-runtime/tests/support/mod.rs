@@ -5,17 +5,29 @@
     unreachable_pub,
     reason = "each test file uses a part of it"
 )]
-#![allow(clippy::expect_used, reason = "a test may fail here")]
 
 use std::error::Error;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use cqrs_es::Aggregate;
+use futures_util::FutureExt;
+use sqlx::{Connection, PgConnection};
 use user_state_domain::{UserCommand, UserKey};
-use user_state_runtime::testkit::TestDatabase;
-use user_state_store::{ConnectOptions, DurableStateStore};
+use user_state_runtime::testkit::{FaultyStore, TestDatabase};
+use user_state_runtime::{EntityRef, ExecuteError, RequestError, Versioned};
+use user_state_store::{ConnectOptions, DurableStateStore, Revision};
 
-pub type TestResult = Result<(), Box<dyn Error + Send + Sync>>;
+pub mod history;
+pub mod ledger;
+
+pub type AnyError = Box<dyn Error + Send + Sync>;
+pub type TestResult = Result<(), AnyError>;
+
+/// The least step of a manual clock: enough to pass a barrier, too little to be idle for.
+pub const TICK: Duration = Duration::from_nanos(1);
 
 /// A PostgreSQL database of the test's own with the Pekko schema in it.
 pub struct Database {
@@ -24,7 +36,7 @@ pub struct Database {
 }
 
 impl Database {
-    pub async fn create() -> Result<Self, Box<dyn Error + Send + Sync>> {
+    pub async fn create() -> Result<Self, AnyError> {
         let database = TestDatabase::create().await?;
         let options: ConnectOptions = database.url().parse()?;
         user_state_store::migrate(&options).await?;
@@ -32,9 +44,70 @@ impl Database {
     }
 
     /// A store of its own on this database, as another process would have.
-    pub async fn store(&self) -> Result<Arc<dyn DurableStateStore>, Box<dyn Error + Send + Sync>> {
+    pub async fn store(&self) -> Result<Arc<dyn DurableStateStore>, AnyError> {
         Ok(user_state_store::connect(&self.options).await?)
     }
+
+    /// A store of its own that fails on request.
+    pub async fn faulty(&self) -> Result<Arc<FaultyStore>, AnyError> {
+        Ok(Arc::new(FaultyStore::new(self.store().await?)))
+    }
+
+    /// A connection beside all stores.
+    pub async fn connection(&self) -> Result<PgConnection, AnyError> {
+        Ok(PgConnection::connect(self.database.url()).await?)
+    }
+
+    /// The revisions of all rows of an id, lowest first: two would be one too many.
+    pub async fn revisions(&self, id: &str) -> Result<Vec<i64>, AnyError> {
+        let query = "SELECT revision FROM durable_state WHERE persistence_id = $1 ORDER BY 1";
+        let mut connection = self.connection().await?;
+        let revisions = sqlx::query_scalar(query).bind(id);
+        Ok(revisions.fetch_all(&mut connection).await?)
+    }
+}
+
+/// A call that was sent and has no answer yet.
+pub type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Sends a call: it must not be answered on the spot.
+#[track_caller]
+pub fn sent<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> Call<T> {
+    let mut call: Call<T> = Box::pin(call);
+    assert!(is_open(&mut call), "answered before it could be");
+    call
+}
+
+/// Sends a command: it must not be answered on the spot.
+#[track_caller]
+pub fn execute<A>(
+    entity: &EntityRef<A>,
+    command: A::Command,
+) -> Call<Result<Revision, ExecuteError<A>>>
+where
+    A: Aggregate + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    let entity = entity.clone();
+    sent(async move { entity.execute(command).await })
+}
+
+/// Sends a read: it must not be answered on the spot.
+#[track_caller]
+pub fn read<A>(entity: &EntityRef<A>) -> Call<Result<Versioned<A>, RequestError>>
+where
+    A: Aggregate + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    let entity = entity.clone();
+    sent(async move { entity.state().await })
+}
+
+/// Whether a call has no answer yet. Where it has, the answer is lost.
+pub fn is_open<T>(call: &mut Call<T>) -> bool {
+    call.now_or_never().is_none()
 }
 
 /// This many seconds after the start of 2026.

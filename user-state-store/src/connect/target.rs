@@ -41,6 +41,9 @@ impl Target {
             if path.is_empty() {
                 return Err(invalid("a path must follow sqlite:"));
             }
+            if path.contains('?') {
+                return Err(invalid("sqlite: takes no parameters"));
+            }
             return Ok(Self::Sqlite(path.into()));
         }
         let url = Url::parse(url).map_err(|error| invalid(&error.to_string()))?;
@@ -98,12 +101,26 @@ mod tests {
     }
 
     #[test]
+    fn a_sqlite_path_may_follow_two_slashes() {
+        for (url, path) in [
+            ("sqlite:users.db", "users.db"),
+            ("sqlite://users.db", "users.db"),
+            ("sqlite:/var/users.db", "/var/users.db"),
+            ("sqlite:///var/users.db", "/var/users.db"),
+        ] {
+            assert_eq!(Target::parse(url), Ok(Target::Sqlite(path.into())), "{url}");
+        }
+    }
+
+    #[test]
     fn a_wrong_url_is_refused_without_its_secrets() {
         for url in [
             "postgres:",
             "postgres://user:marker@host:port/database",
             "postgres://user:marker@/database?sslpassword=marker",
             "sqlite:",
+            "sqlite://",
+            "sqlite:users.db?key=marker",
             "no url marker",
             "",
         ] {

@@ -83,10 +83,9 @@ pub(super) fn after_read(
         (Standing::Before, _, _) => Resolution::Unresolved(MOVING),
         (Standing::After, Fence::Closed, Writers::Sole) => Resolution::Applied,
         (Standing::After, Fence::Open, Writers::Sole) => Resolution::Unresolved(OPEN_SESSION),
-        // Someone else may have written the very same: two marks are always equal, and so are two resets.
-        (Standing::After, _, Writers::Shared) => Resolution::Unknown,
         (Standing::Beside, _, _) => Resolution::NotApplied,
-        (Standing::Elsewhere, _, _) => Resolution::Unknown,
+        // After: someone else may have written the very same. Two marks are always equal, and so are two resets.
+        (Standing::After, _, Writers::Shared) | (Standing::Elsewhere, _, _) => Resolution::Unknown,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use user_state_store::{
@@ -73,7 +73,7 @@ impl LossyStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap()
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn next_fault(&self) -> (Option<Fault>, WriterSession) {
