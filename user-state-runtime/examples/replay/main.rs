@@ -18,6 +18,7 @@ mod arguments;
 #[path = "../shared/exit.rs"]
 mod exit;
 mod input;
+mod numbered;
 #[path = "../shared/open.rs"]
 mod open;
 mod player;

@@ -8,6 +8,8 @@ use user_state_domain::{
     InvalidKey, MallId, ProductId, UserCommand, UserError, UserEvent, UserId, UserKey,
 };
 
+use crate::numbered::Numbered;
+
 /// How event times are written, 23 characters.
 const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S UTC";
 const TIME_CHARACTERS: usize = 23;
@@ -69,7 +71,7 @@ pub(crate) enum HeaderError {
 
 /// The records of an input, in its order.
 pub(crate) struct Records<R> {
-    reader: Reader<R>,
+    reader: Reader<Numbered<R>>,
     columns: Columns,
     mall_id: MallId,
     record: ByteRecord,
@@ -94,7 +96,9 @@ struct Column {
 impl<R: Read> Records<R> {
     /// Reads the header.
     pub(crate) fn new(source: R, mall_id: MallId) -> Result<Self, HeaderError> {
-        let mut reader = ReaderBuilder::new().flexible(true).from_reader(source);
+        let mut reader = ReaderBuilder::new()
+            .flexible(true)
+            .from_reader(Numbered::new(source));
         let columns = Columns::of(reader.byte_headers()?)?;
         Ok(Self {
             reader,
@@ -154,7 +158,8 @@ impl<R: Read> Iterator for Records<R> {
             Ok(false) => return None,
             Err(error) => return Some(Err(error)),
         }
-        let line = self.record.position().map_or(0, csv::Position::line);
+        let start = self.record.position().map_or(0, csv::Position::byte);
+        let line = self.reader.get_mut().line_at(start).unwrap_or_default();
         Some(Ok(self
             .parse()
             .map_err(|reason| Rejection { line, reason })))
