@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// The longest product id a command may bring, in bytes of UTF-8. Bounds the size of a user's state.
 pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
@@ -11,6 +12,8 @@ pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
 ///
 /// Commands with an empty or overlong id are refused ([`crate::UserError`]); stored states of other writers may
 /// hold any text.
+///
+/// Cloning is cheap: ids of up to 23 bytes need no allocation, longer ones share theirs.
 ///
 /// ```
 /// use user_state_domain::ProductId;
@@ -22,7 +25,7 @@ pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ProductId(Box<str>);
+pub struct ProductId(SmolStr);
 
 impl ProductId {
     /// The product with this id.

@@ -16,6 +16,27 @@ use crate::settings::Settings;
 use crate::stats::Counters;
 
 /// A runtime about to be started; made by [`Runtime::builder`] or [`Runtime::for_users`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use std::time::Duration;
+/// use user_state_runtime::{Runtime, Settings};
+/// use user_state_store::{DeleteForm, Tz, UserStateMapping};
+///
+/// let seoul = UserStateMapping::new().zone(Tz::Asia__Seoul);
+/// let runtime = Runtime::for_users_as(store, seoul)
+///     .settings(Settings { live_entities_max: 10_000, ..Settings::default() })
+///     .idle_timeout(Duration::from_mins(5))
+///     .delete_form(DeleteForm::Reset)
+///     .start()?;
+/// # runtime.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a builder does nothing before `start`"]
 pub struct RuntimeBuilder<A: Aggregate> {
     store: Arc<dyn DurableStateStore>,

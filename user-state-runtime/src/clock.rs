@@ -77,6 +77,13 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The machine's clocks: monotonic for idle time, calendar for stored instants.
+///
+/// ```
+/// use user_state_runtime::{Clock, SystemClock};
+///
+/// let clock = SystemClock::new();
+/// assert!(clock.now() <= clock.now());
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {
     origin: tokio::time::Instant,

@@ -38,6 +38,7 @@ impl<A: Aggregate> Driver<'_, A> {
         let result = std::panic::catch_unwind(AssertUnwindSafe(code)).ok();
         if result.is_none() {
             tracing::error!(aggregate = A::TYPE, "an aggregate panicked");
+            tracing::debug!(persistence_id = %self.persistence_id, "its entity");
         }
         result
     }

@@ -160,6 +160,20 @@ where
         })
     }
 
+    /// Handles a request: at once where the entity is idle, otherwise behind the others.
+    pub(crate) fn accept(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) -> Moved<A> {
+        if self.is_idle()
+            && matches!(
+                pending.request,
+                Request::Execute { .. } | Request::Tell { .. } | Request::Read { .. }
+            )
+        {
+            return self.handle(pending, driver).unwrap_or(Moved::Waits);
+        }
+        self.enqueue(pending, driver);
+        self.pump(driver)
+    }
+
     /// Puts a request behind the others.
     pub(crate) fn enqueue(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) {
         if self.is_abandoned() {
@@ -404,12 +418,10 @@ where
                 self.state = state;
                 self.revision = revision;
                 self.durable = revision;
-                if load == Load::Confirmation {
-                    if let Some(confirmed) =
-                        self.work.as_mut().and_then(|work| work.waiting.pop_front())
-                    {
-                        self.read(confirmed, driver);
-                    }
+                if load == Load::Confirmation
+                    && let Some(confirmed) = self.next_waiting()
+                {
+                    self.read(confirmed, driver);
                 }
                 self.pump(driver)
             }
@@ -417,9 +429,7 @@ where
             Err(failure)
                 if load == Load::Confirmation && !matches!(failure, Failure::Unreadable(_)) =>
             {
-                if let Some(unconfirmed) =
-                    self.work.as_mut().and_then(|work| work.waiting.pop_front())
-                {
+                if let Some(unconfirmed) = self.next_waiting() {
                     driver.fail(unconfirmed, failure);
                 }
                 self.pump(driver)
@@ -438,6 +448,10 @@ where
         }
     }
 
+    fn next_waiting(&mut self) -> Option<Pending<A>> {
+        self.work.as_mut()?.waiting.pop_front()
+    }
+
     /// Gives up the state in memory, as soon as no handler runs on it.
     fn doom(&mut self, doom: Doom, driver: &Driver<'_, A>) -> Moved<A> {
         if self.phase == Phase::Handling {
@@ -454,12 +468,13 @@ where
         let Some(mut work) = self.work.take() else {
             return Moved::Drops(VecDeque::new());
         };
-        let (undo, failure) = match &doom {
-            Doom::Conflict | Doom::Lost => (Undo::Everything, Failure::Conflict),
-            Doom::NotApplied(failure) => (Undo::Changes, failure.clone()),
+        let (undo, failure, reloads) = match doom {
+            Doom::Conflict | Doom::Lost => (Undo::Everything, Failure::Conflict, true),
+            Doom::NotApplied(failure) => (Undo::Changes, failure, false),
             Doom::Abandoned => (
                 Undo::Changes,
                 Failure::behind_unresolved(driver.persistence_id),
+                false,
             ),
         };
         let mut again = VecDeque::with_capacity(work.gathered.len() + work.waiting.len());
@@ -470,7 +485,7 @@ where
             }
         }
         again.append(&mut work.waiting);
-        if matches!(doom, Doom::NotApplied(_) | Doom::Abandoned) {
+        if !reloads {
             return Moved::Drops(again);
         }
         work.waiting = again;

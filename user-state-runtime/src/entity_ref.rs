@@ -15,6 +15,27 @@ use crate::shard::Mail;
 /// A handle to one entity, live or not: the next message brings it to life.
 ///
 /// Cheap to make and to clone. While handles exist, the runtime's shards keep running.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use user_state_domain::UserCommand;
+/// use user_state_runtime::Runtime;
+///
+/// let runtime = Runtime::for_users(store).start()?;
+/// let user = runtime.user(&"mall-user".parse()?);
+/// let at = "2026-01-01T09:00:00Z".parse()?;
+/// user.tell(UserCommand::UseCart { at })?;
+/// assert_eq!(user.execute(UserCommand::Login { at }).await?.get(), 2);
+/// assert_eq!(user.state().await?.state.last_cart_used, Some(at));
+/// assert_eq!(user.delete().await?.get(), 3, "the empty state is one more revision");
+/// assert_eq!(user.state_confirmed().await?.state.last_login, None);
+/// # Ok(())
+/// # }
+/// ```
 pub struct EntityRef<A: Aggregate> {
     runtime: Arc<Inner<A>>,
     persistence_id: PersistenceId,

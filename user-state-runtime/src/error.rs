@@ -8,6 +8,15 @@ use user_state_store::{PersistenceId, StoreError};
 /// Why a command was not acknowledged, sorted by what the caller can do next.
 ///
 /// `Debug` and `Display` never show the command.
+///
+/// ```
+/// use user_state_domain::UserState;
+/// use user_state_runtime::ExecuteError;
+///
+/// let lost = ExecuteError::<UserState>::Unknown;
+/// assert!(!lost.is_surely_not_applied());
+/// assert!(ExecuteError::<UserState>::Conflict.is_surely_not_applied());
+/// ```
 #[non_exhaustive]
 pub enum ExecuteError<A: Aggregate> {
     /// The domain refused the command; nothing changed. The state that refused it is durable.
@@ -32,6 +41,12 @@ pub enum ExecuteError<A: Aggregate> {
 }
 
 /// Why a request other than a command had no plain answer.
+///
+/// ```
+/// use user_state_runtime::RequestError;
+///
+/// assert_eq!(RequestError::Closed.to_string(), "the runtime is shutting down");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -62,6 +77,16 @@ pub enum RequestError {
 }
 
 /// Why [`crate::EntityRef::tell`] did not take a command. The command comes back.
+///
+/// ```
+/// use user_state_domain::{UserCommand, UserState};
+/// use user_state_runtime::TellError;
+///
+/// let command = UserCommand::Login { at: "2026-01-01T09:00:00Z".parse()? };
+/// let refused = TellError::<UserState>::Overloaded(command.clone());
+/// assert_eq!(refused.into_command(), command);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[non_exhaustive]
 pub enum TellError<A: Aggregate> {
     /// The mailbox is full. Try again later.
@@ -71,6 +96,12 @@ pub enum TellError<A: Aggregate> {
 }
 
 /// Why a runtime did not start.
+///
+/// ```
+/// use user_state_runtime::StartError;
+///
+/// assert_eq!(StartError::ZeroLimit("shards").to_string(), "shards must be at least 1");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {

@@ -46,11 +46,8 @@ where
     let handler = handle(state, command, Arc::clone(services));
     // The sink's mutex is tokio's and uses up the cooperative budget of the shard's task: without this,
     // after some hundred trivial handlers in one poll the next ones would be pending for no reason.
-    let mut handler = tokio::task::coop::unconstrained(handler).boxed();
-    match (&mut handler).now_or_never() {
-        Some(handled) => Ok(handled),
-        None => Err(handler),
-    }
+    let mut running = tokio::task::coop::unconstrained(handler).boxed();
+    (&mut running).now_or_never().ok_or(running)
 }
 
 async fn handle<A>(mut state: A, command: A::Command, services: Arc<A::Services>) -> Handled<A>

@@ -149,8 +149,10 @@ impl<A: Aggregate> Pending<A> {
                 command.is_some() && self.attempts == 0
             }
             Request::Delete { .. } => self.attempts == 0,
-            Request::Read { .. } | Request::Confirm { .. } => true,
-            Request::Passivate { .. } | Request::Leave(_) => true,
+            Request::Read { .. }
+            | Request::Confirm { .. }
+            | Request::Passivate { .. }
+            | Request::Leave(_) => true,
         };
         if repeatable {
             self.attempts = self.attempts.saturating_add(1);

@@ -16,7 +16,10 @@ use cqrs_es::Aggregate;
 /// assert!(policy.retries());
 /// assert!(!ConflictPolicy::<UserState>::fail().retries());
 /// ```
-pub struct ConflictPolicy<A: Aggregate>(Option<fn(&A::Command) -> A::Command>);
+pub struct ConflictPolicy<A: Aggregate>(Option<CopyCommand<A>>);
+
+/// How a command is copied, for a second handling.
+type CopyCommand<A> = fn(&<A as Aggregate>::Command) -> <A as Aggregate>::Command;
 
 impl<A: Aggregate> ConflictPolicy<A> {
     /// They are handled once more, in their order, on the reloaded state; after a second conflict their callers
@@ -40,7 +43,7 @@ impl<A: Aggregate> ConflictPolicy<A> {
         self.0.is_some()
     }
 
-    pub(crate) fn copy(&self) -> Option<fn(&A::Command) -> A::Command> {
+    pub(crate) fn copy(&self) -> Option<CopyCommand<A>> {
         self.0
     }
 }

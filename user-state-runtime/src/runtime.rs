@@ -24,6 +24,23 @@ use crate::stats::{Counters, Stats};
 ///
 /// When the last handle (and the last [`EntityRef`]) is dropped, the shards finish what was accepted and end;
 /// [`Runtime::shutdown`] does the same and waits for it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
+/// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use user_state_runtime::Runtime;
+///
+/// let runtime = Runtime::for_users(store).start()?;
+/// assert_eq!(runtime.stats().live, 0);
+/// runtime.user(&"mall-user".parse()?).state().await?;
+/// assert_eq!(runtime.stats().live, 1);
+/// runtime.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Runtime<A: Aggregate> {
     inner: Arc<Inner<A>>,
 }
@@ -144,7 +161,7 @@ where
             return Ok(());
         };
         let timeout = inner.context.settings.advance_timeout;
-        let passes = inner.mailboxes.iter().map(|mailbox| async move {
+        let shards = inner.mailboxes.iter().map(|mailbox| async move {
             let (reply, passed) = oneshot::channel();
             if mailbox.send(Mail::Advance { to, reply }).await.is_err() {
                 return Ok(());
@@ -152,9 +169,9 @@ where
             // A shard that has ended is caught up with everything.
             passed.await.unwrap_or(Ok(()))
         });
-        let all = futures_util::future::join_all(passes);
-        let passed = tokio::time::timeout(timeout, all).await;
-        passed
+        let all = futures_util::future::join_all(shards);
+        let caught_up = tokio::time::timeout(timeout, all).await;
+        caught_up
             .map_err(|_| BarrierError::Late(timeout))?
             .into_iter()
             .collect()

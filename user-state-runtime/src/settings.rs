@@ -58,7 +58,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            idle_timeout: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_mins(30),
             shards: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             live_entities_max: 1_000_000,
             mailbox_messages_max: 16_384,

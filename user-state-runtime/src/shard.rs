@@ -5,6 +5,7 @@
 //! being handled and gather for the next one, so load decides the size of a batch.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cqrs_es::Aggregate;
 use futures_util::future::BoxFuture;
@@ -151,7 +152,7 @@ fn start<A>(
             let delay = if again {
                 context.settings.resolve_interval
             } else {
-                Default::default()
+                Duration::ZERO
             };
             work.spawn(work::resolve(store, writes, context.writers, delay));
         }

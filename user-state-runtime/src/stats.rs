@@ -7,6 +7,11 @@ macro_rules! counters {
         /// What a runtime has done since it started, and what it holds now.
         ///
         /// A reading is not a snapshot: counters move while they are read.
+        ///
+        /// ```
+        /// let stats = user_state_runtime::Stats::default();
+        /// assert_eq!((stats.live, stats.recovered), (0, 0));
+        /// ```
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Stats {

@@ -17,12 +17,15 @@ use crate::error::Failure;
 /// A finished piece of database work.
 pub(crate) enum Done<A> {
     /// Rows were loaded and decoded, or not, each for itself.
-    Loaded(Vec<(PersistenceId, Result<(A, Revision), Failure>)>),
+    Loaded(Vec<(PersistenceId, Loaded<A>)>),
     /// A batch was written, or not, each write for itself.
     Written(Vec<(user_state_store::Write, WriteOutcome)>),
     /// An attempt to resolve writes has come to its end.
     Resolved(Vec<(UnresolvedWrite, Resolution)>),
 }
+
+/// A state and its revision, or why there is none.
+pub(crate) type Loaded<A> = Result<(A, Revision), Failure>;
 
 /// Loads and decodes the rows of these ids.
 pub(crate) async fn load<A: Aggregate + 'static>(
@@ -52,7 +55,7 @@ fn decode<A: Aggregate + 'static>(
     mapping: &dyn StateMapping<A>,
     id: PersistenceId,
     row: Result<Option<StoredState>, StoreError>,
-) -> (PersistenceId, Result<(A, Revision), Failure>) {
+) -> (PersistenceId, Loaded<A>) {
     let decoded = match row {
         Err(error) => Err(error),
         Ok(None) => Ok((A::default(), Revision::NONE)),
@@ -104,22 +107,23 @@ pub(crate) async fn write<A>(store: Arc<dyn DurableStateStore>, batch: WriteBatc
 /// Makes one attempt to find out what became of these writes.
 pub(crate) async fn resolve<A>(
     store: Arc<dyn DurableStateStore>,
-    mut writes: Vec<UnresolvedWrite>,
+    mut unresolved: Vec<UnresolvedWrite>,
     writers: Writers,
     delay: Duration,
 ) -> Done<A> {
     tokio::time::sleep(delay).await;
-    let attempt = user_state_store::resolve(store.as_ref(), &mut writes, writers);
+    let attempt = user_state_store::resolve(store.as_ref(), &mut unresolved, writers);
     let resolutions = AssertUnwindSafe(attempt)
         .catch_unwind()
         .await
         .unwrap_or_default();
-    let unresolved = || Resolution::Unresolved(Cause::Other("the store panicked"));
+    let missing =
+        || Resolution::Unresolved(StoreError::Unavailable(Cause::Other("the store panicked")));
     let mut resolutions = resolutions.into_iter();
     Done::Resolved(
-        writes
+        unresolved
             .into_iter()
-            .map(|write| (write, resolutions.next().unwrap_or_else(unresolved)))
+            .map(|write| (write, resolutions.next().unwrap_or_else(missing)))
             .collect(),
     )
 }

@@ -1,8 +1,7 @@
-//! Goal: a test gets a PostgreSQL of its own on any machine, and nothing of it stays behind.
+//! Goal: each test gets an empty, durable database of its own, and a server that can fail in every way a server fails.
 //!
-//! Method: each way that the machine has is taken, in a child process where it depends on the environment: the test
-//! binary runs itself again, with one test selected, which then plays the child's part. What a killed process leaves
-//! behind is looked for in the process table and the file system.
+//! Method: databases and servers are taken as any other test takes them, and asked what they are and whether they
+//! still answer.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use user_state_runtime::testkit::{PostgresServer, TestDatabase};
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
 /// A bound for what is a matter of milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 async fn text(url: &str, query: &str) -> Result<String, sqlx::Error> {
     let mut connection = PgConnection::connect(url).await?;

@@ -13,7 +13,8 @@ use user_state_runtime::testkit::{ManualTime, TestProbe};
 use user_state_runtime::{LifecycleEvent, PassivationReason, Runtime};
 use user_state_store::Revision;
 
-const IDLE: Duration = Duration::from_secs(30 * 60);
+const IDLE: Duration = Duration::from_mins(30);
+const ALMOST_IDLE: Duration = Duration::from_secs(30 * 60 - 1);
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
@@ -105,7 +106,7 @@ async fn half_an_hour_without_a_message_passivates_and_the_next_message_recovers
     let before = user.state().await?;
     let mut probe = TestProbe::of(&runtime, id.clone());
 
-    time.advance(IDLE - SECOND).await?;
+    time.advance(ALMOST_IDLE).await?;
     probe.expect_none()?;
     assert_eq!(runtime.stats().live, 1, "29 minutes 59 seconds: live");
 
@@ -144,13 +145,13 @@ async fn every_message_renews_the_half_hour_a_read_too() -> TestResult {
     }
     let mut probe = TestProbe::new(&runtime);
 
-    time.advance(IDLE - SECOND).await?;
+    time.advance(ALMOST_IDLE).await?;
     runtime.user(&reader).state().await?;
     runtime.user(&writer).tell(cart(2))?;
     time.advance(SECOND).await?;
     assert_eq!(runtime.stats().live, 2, "only the idle one has left");
 
-    time.advance(IDLE - SECOND - SECOND).await?;
+    time.advance(Duration::from_secs(30 * 60 - 2)).await?;
     assert_eq!(
         runtime.stats().live,
         2,
@@ -214,7 +215,7 @@ async fn messages_that_race_with_passivation_are_all_answered() -> TestResult {
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
         });
     }
-    while callers.len() > 0 {
+    while !callers.is_empty() {
         time.advance(IDLE).await?;
         while let Some(caller) = callers.try_join_next() {
             caller??;

@@ -1,10 +1,9 @@
 //! Opening a store from a URL, whichever backend it names.
 //!
-//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening runs no DDL; a store that opens has
+//! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening a
+//! PostgreSQL store runs no DDL; a store that opens has
 //! passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
 
-#[cfg(feature = "sqlite")]
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::open_error::OpenError;
@@ -17,6 +16,9 @@ pub use options::{Access, ConnectOptions, Durability, RemoteTls, StoreSettings, 
 pub(crate) use target::Target;
 
 /// Opens the store that the options name.
+///
+/// A SQLite file and its tables are made where they are missing and the store may write; on PostgreSQL the tables must
+/// be there, see [`migrate`].
 ///
 /// # Errors
 /// Each reason has its own [`OpenError`].
@@ -46,12 +48,7 @@ pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateSto
             backend: "postgres",
         }),
         #[cfg(feature = "sqlite")]
-        Target::Sqlite(path) => {
-            options.validate()?;
-            let settings = sqlite_settings(options);
-            let store = crate::sqlite::Store::open(Path::new(&**path), &settings).await?;
-            Ok(Arc::new(store))
-        }
+        Target::Sqlite(path) => Ok(Arc::new(open_sqlite(path, options).await?)),
         #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
     }
@@ -75,10 +72,9 @@ pub async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
         Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
             backend: "postgres",
         }),
-        // Opening a SQLite file for writing makes its tables.
         #[cfg(feature = "sqlite")]
-        Target::Sqlite(_) => {
-            connect(options).await?.close().await;
+        Target::Sqlite(path) => {
+            open_sqlite(path, options).await?.close().await;
             Ok(())
         }
         #[cfg(not(feature = "sqlite"))]
@@ -86,15 +82,29 @@ pub async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
     }
 }
 
+/// Opens a SQLite file; where it may write, that makes the file and its tables.
 #[cfg(feature = "sqlite")]
-fn sqlite_settings(options: &ConnectOptions) -> crate::sqlite::Settings {
-    crate::sqlite::Settings {
-        access: match options.settings.access {
-            Access::ReadWrite => crate::sqlite::Access::ReadWrite,
-            Access::ReadOnly => crate::sqlite::Access::ReadOnly,
-        },
-        deadline: options.settings.statement_timeout,
-        payload_bytes_max: options.settings.payload_bytes_max,
-        ..crate::sqlite::Settings::default()
+async fn open_sqlite(
+    path: &std::path::Path,
+    options: &ConnectOptions,
+) -> Result<crate::sqlite::Store, OpenError> {
+    options.validate()?;
+    let readers = options.pool_connections_max;
+    crate::sqlite::Store::open_with_readers(path, &options.settings, readers).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spawnable(_: &(impl Future + Send)) {}
+
+    #[test]
+    fn opening_and_migrating_are_futures_that_can_be_spawned() {
+        let options = ConnectOptions::parse("sqlite:never-opened.db").unwrap();
+        spawnable(&connect(&options));
+        spawnable(&migrate(&options));
+        let spawning = async move { connect(&options).await };
+        spawnable(&spawning);
     }
 }

@@ -52,7 +52,7 @@ pub enum OpenError {
     /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
     #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
     TlsRefused,
-    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened.
+    /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened or is locked.
     #[error("the database cannot be reached")]
     Unreachable(#[source] Cause),
     /// The server does not accept this user and password.
@@ -133,29 +133,4 @@ pub enum OpenError {
     /// The database failed in another way.
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),
-}
-
-#[cfg(feature = "sqlite")]
-impl From<crate::sqlite::OpenError> for OpenError {
-    fn from(error: crate::sqlite::OpenError) -> Self {
-        use crate::sqlite::OpenError as Sqlite;
-        match error {
-            Sqlite::InMemory => Self::InMemory,
-            Sqlite::NoSuchFile => Self::DatabaseMissing,
-            Sqlite::NoSuchDirectory => Self::DirectoryMissing,
-            Sqlite::ReadOnly(_) => Self::ReadOnly {
-                why: "its file or directory cannot be written",
-            },
-            Sqlite::CannotOpen(cause) | Sqlite::Unavailable(cause) => Self::Unreachable(cause),
-            Sqlite::NotADatabase(cause) => Self::NotADatabase(cause),
-            Sqlite::MissingTable { table } => Self::TableMissing { table },
-            Sqlite::ForeignTable { table, cause: _ } => Self::ColumnMismatch {
-                table,
-                column: "*",
-                expected: "those of the Pekko schema",
-                found: "others".into(),
-            },
-            Sqlite::NoWriteAheadLog => Self::NoWriteAheadLog,
-        }
-    }
 }

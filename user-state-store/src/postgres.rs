@@ -148,3 +148,116 @@ impl DurableStateStore for PostgresStore {
         self.reads.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Each statement is one that the server accepts, and those of the hot path find rows by the primary key even
+    //! where the planner knows nothing of the table. The tables are made as temporary ones: nobody gathers
+    //! statistics for those in the background.
+
+    use std::error::Error;
+
+    use sqlx::{Connection as _, Executor as _, PgConnection};
+    use user_state_runtime::testkit::TestDatabase;
+
+    use super::*;
+    use crate::postgres::durable_state::{
+        DELETE_STATES, INSERT_STATES, SELECT_CHANGES, SELECT_OTHER_ROWS, SELECT_PERSISTENCE_IDS,
+        SELECT_STATES, UPDATE_STATES,
+    };
+
+    /// A session as the store's own, with temporary tables.
+    async fn session() -> Result<(TestDatabase, PgConnection), Box<dyn Error>> {
+        let database = TestDatabase::create().await?;
+        let options = ConnectOptions::parse(database.url())?;
+        let connect = connection::connect_options(&options)?;
+        let connect = connection::session_options(connect, &options.settings);
+        let mut session = PgConnection::connect_with(&connect).await?;
+        session.execute("SET search_path = pg_temp").await?;
+        session.execute(schema::CREATE_PEKKO_TABLES).await?;
+        Ok((database, session))
+    }
+
+    async fn plan(
+        session: &mut PgConnection,
+        statement: &str,
+        arguments: &str,
+    ) -> Result<String, Box<dyn Error>> {
+        session
+            .execute(&*format!("PREPARE planned AS {statement}"))
+            .await?;
+        let explain = format!("EXPLAIN EXECUTE planned ({arguments})");
+        let lines: Vec<String> = sqlx::query_scalar(&explain)
+            .fetch_all(&mut *session)
+            .await?;
+        session.execute("DEALLOCATE planned").await?;
+        Ok(lines.join("\n"))
+    }
+
+    #[tokio::test]
+    async fn the_server_accepts_every_statement() -> Result<(), Box<dyn Error>> {
+        let (_database, mut session) = session().await?;
+        for statement in [
+            SELECT_STATES,
+            SELECT_CHANGES,
+            SELECT_PERSISTENCE_IDS,
+            UPDATE_STATES,
+            DELETE_STATES,
+            INSERT_STATES,
+            SELECT_OTHER_ROWS,
+            fence::SELECT_START,
+            fence::TERMINATE,
+            session::SELECT_SESSION,
+            session::SET_CLIENT_CHECK,
+            schema::SELECT_SERVER,
+            schema::SELECT_COLUMNS,
+            schema::SELECT_UNIQUE_INDEXES,
+            schema::SELECT_PRIVILEGE,
+        ] {
+            session
+                .prepare(statement)
+                .await
+                .map_err(|error| format!("{error} in {statement}"))?;
+        }
+        session.close().await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn writes_and_loads_find_rows_by_the_primary_key_without_statistics()
+    -> Result<(), Box<dyn Error>> {
+        let (_database, mut session) = session().await?;
+        session
+            .execute(
+                "INSERT INTO durable_state
+                 SELECT 1, '', 'id-' || i, 1, now(), 31, 'm', 'x', NULL
+                 FROM generate_series(1, 20000) AS i",
+            )
+            .await?;
+        let ids: Vec<String> = (1..=1000).map(|index| format!("'id-{index}'")).collect();
+        let ids = format!("ARRAY[{}]", ids.join(","));
+        let array = |kind: &str| format!("NULL::{kind}[]");
+        let columns: Vec<String> = [
+            "bigint", "bigint", "int", "text", "bytea", "text", "boolean",
+        ]
+        .into_iter()
+        .map(array)
+        .collect();
+        let columns = format!("{ids}, {}", columns.join(", "));
+        let update = plan(&mut session, UPDATE_STATES, &columns).await?;
+        let erase = plan(&mut session, DELETE_STATES, &format!("{ids}, NULL")).await?;
+        let look = plan(&mut session, SELECT_OTHER_ROWS, &ids).await?;
+        // A caller's pool has none of the store's settings.
+        session
+            .execute("RESET enable_seqscan; RESET enable_hashjoin; RESET enable_mergejoin; RESET plan_cache_mode")
+            .await?;
+        let load = plan(&mut session, SELECT_STATES, &format!("{ids}, 100")).await?;
+        for plan in [update, erase, look, load] {
+            assert!(plan.contains("durable_state_pkey"), "{plan}");
+            assert!(plan.contains("Nested Loop"), "{plan}");
+            assert!(!plan.contains("Seq Scan"), "{plan}");
+        }
+        session.close().await?;
+        Ok(())
+    }
+}

@@ -21,7 +21,9 @@ use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::changes::{ChangesPage, ChangesQuery};
+use crate::connect::{Access, StoreSettings};
 use crate::error::{Cause, StoreError};
+use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
     DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriterSession,
@@ -33,13 +35,8 @@ mod error;
 mod schema;
 
 use connection::{Lane, READERS};
-pub use error::OpenError;
-
-/// How long an operation may take by default, its waiting for a connection or a lock included.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// The most payload bytes by default, 1 MiB: a thousand times a usual state, and harmless to memory.
-const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+use error::{Kind, kind, on_open};
+use schema::Refusal;
 
 /// How long an open waits before it tries a locked file again.
 const OPEN_RETRY: Duration = Duration::from_millis(10);
@@ -49,14 +46,14 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 /// ```
 /// use user_state_store::{
 ///     Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
-///     SqliteSettings, SqliteStore, Tags, Write, WriteBatch, WriteOutcome,
+///     SqliteStore, StoreSettings, Tags, Write, WriteBatch, WriteOutcome,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("user-state.db");
-/// let store = SqliteStore::open(&path, &SqliteSettings::default()).await?;
+/// let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
 /// let id = PersistenceId::unique("mall-user")?;
 /// let write = Write {
 ///     persistence_id: id.clone(),
@@ -89,49 +86,13 @@ pub struct Store {
     readers: Lane,
 }
 
-/// How a SQLite file is used.
-///
-/// ```
-/// use user_state_store::{SqliteAccess, SqliteSettings};
-///
-/// let settings = SqliteSettings { access: SqliteAccess::ReadOnly, ..SqliteSettings::default() };
-/// assert_eq!(settings.payload_bytes_max, 1024 * 1024);
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Whether the store may write; it may by default.
-    pub access: Access,
-    /// How many connections read at the same time, 4 by default; each has a thread.
-    pub readers: NonZeroUsize,
-    /// How long an operation may take, its waiting included; 5 seconds by default.
-    pub deadline: Duration,
-    /// The most bytes of a payload that are written or read; 1 MiB by default.
-    pub payload_bytes_max: usize,
-}
-
-/// Whether a store may write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Access {
-    /// Reads and writes; a missing file and missing tables are made on opening.
-    #[default]
-    ReadWrite,
-    /// Reads only: no file and no table is made, and each write is [`StoreError::Misconfigured`].
-    ReadOnly,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            access: Access::ReadWrite,
-            readers: READERS,
-            deadline: DEADLINE,
-            payload_bytes_max: PAYLOAD_BYTES_MAX,
-        }
-    }
-}
-
 impl Store {
-    /// Opens a file. Where it may write, it makes the file and its tables if they are missing.
+    /// Opens a file. Where it may write, it makes the file and its tables if they are missing; where not, it makes
+    /// nothing.
+    ///
+    /// Of the settings it heeds `payload_bytes_max`, `access`, and `statement_timeout`, which is the whole time that a
+    /// call may take, its waiting for a connection or a lock included. Four connections read and one
+    /// writes, each on a thread of its own.
     ///
     /// # Errors
     /// See [`OpenError`]. `:memory:` is refused: such a database is not durable, and each connection would see
@@ -139,27 +100,36 @@ impl Store {
     ///
     /// # Cancel safety
     /// May be dropped and called again.
-    pub async fn open(path: &Path, settings: &Settings) -> Result<Self, OpenError> {
+    pub async fn open(path: &Path, settings: &StoreSettings) -> Result<Self, OpenError> {
+        Self::open_with_readers(path, settings, READERS).await
+    }
+
+    /// Opens a file with so many connections for reading.
+    pub(crate) async fn open_with_readers(
+        path: &Path,
+        settings: &StoreSettings,
+        readers: u32,
+    ) -> Result<Self, OpenError> {
         let path = connection::absolute(path)?;
         let store = Self {
             access: settings.access,
             payload_bytes_max: settings.payload_bytes_max,
             writer: Lane::for_writing(&path, settings),
-            readers: Lane::for_reading(&path, settings),
+            readers: Lane::for_reading(&path, settings, readers),
             path,
         };
-        let deadline = Instant::now() + settings.deadline;
+        let deadline = store.writer.deadline();
         loop {
-            let attempt = timeout_at(deadline, store.prepare()).await;
-            let error = match attempt {
+            let error = match timeout_at(deadline, store.prepare()).await {
                 Ok(Ok(())) => return Ok(store),
-                Ok(Err(error)) => schema::explain(error, &store.path, store.access),
-                Err(_) => return Err(OpenError::Unavailable(Cause::Deadline)),
+                Ok(Err(Refusal::Unfit(error))) => return Err(error),
+                Ok(Err(Refusal::Failed(error))) => error,
+                Err(_) => return Err(OpenError::Unreachable(Cause::Deadline)),
             };
             // Switching a new file to the write-ahead log does not wait for a lock, so two processes that open it at once
             // can get in each other's way.
-            if !matches!(error, OpenError::Unavailable(_)) || Instant::now() >= deadline {
-                return Err(error);
+            if kind(&error) != Kind::Busy || Instant::now() >= deadline {
+                return Err(on_open(&error, &store.path, store.access));
             }
             sleep(OPEN_RETRY).await;
         }
@@ -170,22 +140,16 @@ impl Store {
         &self.path
     }
 
-    async fn prepare(&self) -> Result<(), OpenError> {
+    async fn prepare(&self) -> Result<(), Refusal> {
         let lane = match self.access {
             Access::ReadWrite => &self.writer,
             Access::ReadOnly => &self.readers,
         };
-        let mut connection = lane
-            .connect()
-            .await
-            .map_err(|error| error::on_open(&error))?;
+        let mut connection = lane.connect().await?;
         schema::prepare(&mut connection, self.access).await?;
         match self.access {
             Access::ReadWrite => lane.keep(connection),
-            Access::ReadOnly => connection
-                .close()
-                .await
-                .map_err(|error| error::on_open(&error))?,
+            Access::ReadOnly => connection.close().await?,
         }
         Ok(())
     }

@@ -3,11 +3,11 @@
 #![cfg(feature = "sqlite")]
 
 use user_state_store::conformance::{Fixture, TestResult};
-use user_state_store::{SqliteSettings, SqliteStore};
+use user_state_store::{SqliteStore, StoreSettings};
 
 async fn open() -> TestResult<Fixture> {
     let directory = tempfile::tempdir()?;
-    let settings = SqliteSettings::default();
+    let settings = StoreSettings::default();
     let store = SqliteStore::open(&directory.path().join("store.db"), &settings).await?;
     Ok(Fixture::new(store, settings.payload_bytes_max).keeping(directory))
 }

@@ -227,17 +227,16 @@ where
     }
 
     fn on_loaded(&mut self, id: &PersistenceId, row: Result<(A, Revision), Failure>) {
-        if self.entities.get(id).is_some_and(Entity::is_recovering) {
-            if let Ok((_, revision)) = &row {
-                self.context.counters.recovered(1);
-                let (persistence_id, revision) = (id.clone(), *revision);
-                self.context
-                    .lifecycle
-                    .publish(|| LifecycleEvent::Recovered {
-                        persistence_id,
-                        revision,
-                    });
-            }
+        let recovers = self.entities.get(id).is_some_and(Entity::is_recovering);
+        if let (true, Ok((_, revision))) = (recovers, &row) {
+            self.context.counters.recovered(1);
+            let (persistence_id, revision) = (id.clone(), *revision);
+            self.context
+                .lifecycle
+                .publish(|| LifecycleEvent::Recovered {
+                    persistence_id,
+                    revision,
+                });
         }
         if let Err(failure) = &row {
             self.driver(id).report(failure);
@@ -317,23 +316,28 @@ where
             self.driver(&id).fail(pending, Failure::Overloaded);
             return;
         }
-        let leaves = due && !entity.is_leaving();
-        if !due
-            && !matches!(
-                pending.request,
-                Request::Passivate { .. } | Request::Leave(_)
-            )
-        {
+        if due {
+            let leave = (!entity.is_leaving()).then(|| self.open_leave(PassivationReason::Idle));
+            self.with_entity(&id, |entity, driver| {
+                if let Some(leave) = leave {
+                    entity.enqueue(leave, driver);
+                }
+                entity.accept(pending, driver)
+            });
+            return;
+        }
+        if !matches!(
+            pending.request,
+            Request::Passivate { .. } | Request::Leave(_)
+        ) {
             entity.touch(pending.accepted_at);
         }
-        let leave = leaves.then(|| self.open_leave(PassivationReason::Idle));
-        self.with_entity(&id, |entity, driver| {
-            if let Some(leave) = leave {
-                entity.enqueue(leave, driver);
-            }
-            entity.enqueue(pending, driver);
-            entity.pump(driver)
-        });
+        let driver = driver(&self.context, &self.requests, &id);
+        let moved = entity.accept(pending, &driver);
+        if entity.list_as_dirty() {
+            self.dirty.push_back(id.clone());
+        }
+        self.follow(&id, moved);
     }
 
     pub(super) fn open_leave(&self, reason: PassivationReason) -> Pending<A> {

@@ -6,7 +6,7 @@ use user_state_store::{Resolution, UnresolvedWrite, Write, WriteBatch, WriteOutc
 
 use super::Effect;
 use super::core::Core;
-use crate::entity::Moved;
+use crate::entity::{Entity, Moved};
 
 impl<A> Core<A>
 where
@@ -74,10 +74,10 @@ where
             let id = &write.persistence_id;
             match outcome {
                 WriteOutcome::Applied(_) => {
-                    self.with_entity(id, |entity, driver| entity.on_applied(driver));
+                    self.with_entity(id, Entity::on_applied);
                 }
                 WriteOutcome::Conflict => {
-                    self.with_entity(id, |entity, driver| entity.on_conflict(driver));
+                    self.with_entity(id, Entity::on_conflict);
                 }
                 WriteOutcome::NotApplied(error) => {
                     self.fail_barrier_of(id);
@@ -90,7 +90,7 @@ where
                         Moved::Waits
                     });
                     self.unresolved.push(id.clone());
-                    unknown.push(UnresolvedWrite::new(write, outcome.session));
+                    unknown.push(UnresolvedWrite::new(write, &outcome));
                 }
             }
         }
@@ -112,14 +112,14 @@ where
                     continue;
                 }
                 Resolution::Applied => {
-                    self.with_entity(&id, |entity, driver| entity.on_applied(driver));
+                    self.with_entity(&id, Entity::on_applied);
                 }
                 Resolution::NotApplied => {
-                    self.with_entity(&id, |entity, driver| entity.on_conflict(driver));
+                    self.with_entity(&id, Entity::on_conflict);
                 }
                 Resolution::Unknown => {
                     self.fail_barrier_of(&id);
-                    self.with_entity(&id, |entity, driver| entity.on_lost(driver));
+                    self.with_entity(&id, Entity::on_lost);
                 }
             }
             self.unresolved.retain(|other| *other != id);

@@ -142,7 +142,7 @@ impl Clock for ManualTime {
 
     /// Never returns: an advance passes the barrier instead.
     async fn sleep_until(&self, _moment: Moment) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn attach(&self, barrier: Barrier) {

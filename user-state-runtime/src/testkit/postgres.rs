@@ -34,9 +34,13 @@
 
 mod account;
 mod binaries;
+mod cache;
 mod database;
+mod docker;
 mod error;
+mod fetched;
 mod named;
+mod port;
 mod postmaster;
 mod run_directory;
 mod server;

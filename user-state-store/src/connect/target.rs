@@ -1,6 +1,7 @@
 //! What a store URL points at, kept so that its secrets cannot be shown.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use url::Url;
 
@@ -9,7 +10,7 @@ use crate::open_error::OpenError;
 /// The query parameters a PostgreSQL URL may have: those of libpq that mean the same here.
 ///
 /// Others are refused by name. To pass an unknown one on would put its value into a driver's warning.
-const POSTGRES_PARAMETERS: [&str; 10] = [
+const POSTGRES_PARAMETERS: [&str; 11] = [
     "application_name",
     "dbname",
     "host",
@@ -19,6 +20,7 @@ const POSTGRES_PARAMETERS: [&str; 10] = [
     "sslcert",
     "sslkey",
     "sslmode",
+    "sslrootcert",
     "user",
 ];
 
@@ -27,16 +29,20 @@ const POSTGRES_PARAMETERS: [&str; 10] = [
 pub(crate) enum Target {
     /// A PostgreSQL server. The URL holds the password.
     Postgres(Url),
-    /// What stands behind `sqlite:`.
-    Sqlite(Box<str>),
+    /// A SQLite file.
+    Sqlite(PathBuf),
 }
 
 impl Target {
     /// The target of a URL.
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
             if path.is_empty() {
                 return Err(invalid("a path must follow sqlite:"));
+            }
+            if path.contains('?') {
+                return Err(invalid("sqlite: takes no parameters"));
             }
             return Ok(Self::Sqlite(path.into()));
         }
@@ -50,8 +56,7 @@ impl Target {
             return Err(invalid("a host must follow postgres://"));
         }
         for (name, _) in url.query_pairs() {
-            let known = POSTGRES_PARAMETERS.contains(&&*name) || name == "sslrootcert";
-            if !known {
+            if !POSTGRES_PARAMETERS.contains(&&*name) {
                 return Err(invalid(&format!("unknown parameter {name:?}")));
             }
         }
@@ -71,10 +76,7 @@ impl fmt::Debug for Target {
                 }
                 formatter.write_str(url.path())
             }
-            Self::Sqlite(path) => {
-                let path = path.split_once('?').map_or(&**path, |(path, _)| path);
-                write!(formatter, "sqlite:{path}")
-            }
+            Self::Sqlite(path) => write!(formatter, "sqlite:{}", path.display()),
         }
     }
 }
@@ -99,12 +101,26 @@ mod tests {
     }
 
     #[test]
+    fn a_sqlite_path_may_follow_two_slashes() {
+        for (url, path) in [
+            ("sqlite:users.db", "users.db"),
+            ("sqlite://users.db", "users.db"),
+            ("sqlite:/var/users.db", "/var/users.db"),
+            ("sqlite:///var/users.db", "/var/users.db"),
+        ] {
+            assert_eq!(Target::parse(url), Ok(Target::Sqlite(path.into())), "{url}");
+        }
+    }
+
+    #[test]
     fn a_wrong_url_is_refused_without_its_secrets() {
         for url in [
             "postgres:",
             "postgres://user:marker@host:port/database",
             "postgres://user:marker@/database?sslpassword=marker",
             "sqlite:",
+            "sqlite://",
+            "sqlite:users.db?key=marker",
             "no url marker",
             "",
         ] {

@@ -1,5 +1,6 @@
 //! How connections are opened: TLS, time-outs, and the settings of each kind of session.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -53,6 +54,12 @@ pub(super) fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptio
         connect = connect.application_name("user-state");
     }
     if let Some(path) = &options.root_certificate {
+        if File::open(path).is_err() {
+            return Err(OpenError::InvalidOption {
+                option: "root_certificate",
+                problem: "the file cannot be read",
+            });
+        }
         connect = connect.ssl_root_cert(path);
     }
     let mode = tls_mode(is_local(&connect), asked, options.remote_tls)?;

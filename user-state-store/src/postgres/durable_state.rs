@@ -20,8 +20,12 @@ mod row;
 mod update;
 mod write;
 
+#[cfg(test)]
+pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 use row::Found;
 pub(super) use row::Micros;
+#[cfg(test)]
+pub(super) use update::{DELETE_STATES, UPDATE_STATES};
 pub(super) use write::write;
 
 /// The rows of some ids.

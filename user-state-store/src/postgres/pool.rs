@@ -1,7 +1,6 @@
 //! The pool that serves reads, whoever owns it.
 
 use std::fmt;
-use std::ops::DerefMut;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::pool::PoolConnection;
@@ -16,7 +15,7 @@ use crate::postgres::error::Failure;
 
 /// A pool, and how many reads of this store are under way.
 pub(super) struct Pool {
-    pool: PgPool,
+    connections: PgPool,
     owner: Owner,
     permits: Semaphore,
     permits_max: u32,
@@ -49,7 +48,7 @@ impl Pool {
     fn new(pool: PgPool, owner: Owner) -> Self {
         let permits_max = pool.options().get_max_connections().max(1);
         Self {
-            pool,
+            connections: pool,
             owner,
             permits: Semaphore::new(usize::try_from(permits_max).unwrap_or(1)),
             permits_max,
@@ -58,7 +57,7 @@ impl Pool {
     }
 
     pub(super) fn pool(&self) -> &PgPool {
-        &self.pool
+        &self.connections
     }
 
     /// A connection for one call.
@@ -69,7 +68,7 @@ impl Pool {
         let acquiring = async {
             let permit = self.permits.acquire().await.map_err(|_| Failure::Closed)?;
             let connection = self
-                .pool
+                .connections
                 .acquire()
                 .await
                 .map_err(|error| Failure::of(&error))?;
@@ -92,7 +91,7 @@ impl Pool {
             self.permits.close();
         }
         if self.owner == Owner::Store {
-            self.pool.close().await;
+            self.connections.close().await;
         }
     }
 }
@@ -107,7 +106,7 @@ impl Reading<'_> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(Failure::Unavailable(Cause::Protocol));
         };
-        let answer = timeout(answer_deadline(settings), call(connection.deref_mut())).await;
+        let answer = timeout(answer_deadline(settings), call(&mut **connection)).await;
         let failure = match answer {
             Ok(Ok(value)) => {
                 drop(self.connection.take());

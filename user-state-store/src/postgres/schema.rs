@@ -13,7 +13,7 @@ use crate::postgres::connection;
 use crate::postgres::error::open_error;
 
 /// Pekko's tables and indexes, as its own script makes them.
-const CREATE_PEKKO_TABLES: &str =
+pub(super) const CREATE_PEKKO_TABLES: &str =
     include_str!("../../migrations/postgres/0001_create_pekko_tables.sql");
 
 /// Keeps two migrations apart: `IF NOT EXISTS` alone lets both try. The number is this project's own.

@@ -7,7 +7,6 @@
 //! **How.** A call holds its connection in a [`Lease`]. Only [`Lease::finish`] puts it back; a lease dropped
 //! before, by an error, a deadline or a dropped future, closes it, and closing rolls back what is open.
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +17,10 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::error::{OpenError, before_commit};
-use super::{Access, Settings};
+use super::error::before_commit;
+use crate::connect::{Access, StoreSettings};
 use crate::error::{Cause, StoreError};
+use crate::open_error::OpenError;
 
 /// How many prepared statements a connection keeps: more than this backend has.
 const STATEMENT_CACHE: usize = 32;
@@ -28,8 +28,8 @@ const STATEMENT_CACHE: usize = 32;
 /// The longest wait for a lock that SQLite's own setting, milliseconds in 32 bits, holds; an hour is far below it.
 const BUSY_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
-/// How many readers there are by default: enough for loads and feeds side by side, few enough threads.
-pub(super) const READERS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+/// How many connections read at once: enough for loads and feeds side by side, few enough threads.
+pub(super) const READERS: u32 = 4;
 
 /// Connections of one kind to one file, at most a fixed number at a time.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ struct Unlocked {
 
 impl Lane {
     /// The lane of the writer: one connection, as SQLite has one writer at a time.
-    pub(super) fn for_writing(path: &Path, settings: &Settings) -> Self {
+    pub(super) fn for_writing(path: &Path, settings: &StoreSettings) -> Self {
         let options = options(path, settings)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -81,18 +81,22 @@ impl Lane {
     }
 
     /// The lane of the readers.
-    pub(super) fn for_reading(path: &Path, settings: &Settings) -> Self {
+    pub(super) fn for_reading(path: &Path, settings: &StoreSettings, width: u32) -> Self {
         // In a store that writes, a reader is not opened read-only: the last connection to close removes the side files, and a
         // read-only one could not.
         let options = match settings.access {
             Access::ReadWrite => options(path, settings).pragma("query_only", "ON"),
             Access::ReadOnly => options(path, settings).read_only(true),
         };
-        let width = u32::try_from(settings.readers.get()).unwrap_or(u32::MAX);
         Self::new(path, settings, options, width)
     }
 
-    fn new(path: &Path, settings: &Settings, options: SqliteConnectOptions, width: u32) -> Self {
+    fn new(
+        path: &Path,
+        settings: &StoreSettings,
+        options: SqliteConnectOptions,
+        width: u32,
+    ) -> Self {
         let source = Source {
             path: path.to_owned(),
             options,
@@ -101,7 +105,7 @@ impl Lane {
         let permits = usize::try_from(width).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             source,
-            deadline: settings.deadline,
+            deadline: settings.statement_timeout,
             width,
             turns: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             idle: Arc::default(),
@@ -233,13 +237,13 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, OpenError> {
     if path.as_os_str().is_empty() || path == Path::new(":memory:") {
         return Err(OpenError::InMemory);
     }
-    Ok(std::path::absolute(path)?)
+    std::path::absolute(path).map_err(|error| OpenError::Unreachable(Cause::Io(error.kind())))
 }
 
-fn options(path: &Path, settings: &Settings) -> SqliteConnectOptions {
+fn options(path: &Path, settings: &StoreSettings) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .busy_timeout(settings.deadline.min(BUSY_TIMEOUT_MAX))
+        .busy_timeout(settings.statement_timeout.min(BUSY_TIMEOUT_MAX))
         .statement_cache_capacity(STATEMENT_CACHE)
         .disable_statement_logging()
 }
@@ -247,4 +251,69 @@ fn options(path: &Path, settings: &Settings) -> SqliteConnectOptions {
 /// A poisoned list of idle connections is as good as any: each push and pop leaves it whole.
 fn lock(idle: &Mutex<Vec<SqliteConnection>>) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    async fn pragma(lane: &Lane, name: &str) -> Result<String, Box<dyn Error>> {
+        let mut lease = lane.lease(lane.deadline()).await?;
+        let select = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+        let value = sqlx::query_scalar(&select)
+            .fetch_one(lease.connection())
+            .await?;
+        lease.finish()?;
+        Ok(value)
+    }
+
+    #[tokio::test]
+    async fn the_writer_syncs_every_commit_and_the_readers_cannot_write()
+    -> Result<(), Box<dyn Error>> {
+        const FULL: &str = "2";
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let settings = StoreSettings::default();
+        let writer = Lane::for_writing(&path, &settings);
+        let readers = Lane::for_reading(&path, &settings, READERS);
+        assert_eq!(pragma(&writer, "synchronous").await?, FULL);
+        assert_eq!(pragma(&writer, "journal_mode").await?, "wal");
+        let mut lease = readers.lease(readers.deadline()).await?;
+        let refused = sqlx::query("CREATE TABLE t (x)")
+            .execute(lease.connection())
+            .await;
+        assert!(refused.is_err());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn only_a_finished_lease_gives_its_connection_back() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let writer = Lane::for_writing(&path, &StoreSettings::default());
+        let lease = writer.lease(writer.deadline()).await?;
+        drop(lease);
+        assert_eq!(lock(&writer.idle).len(), 0);
+        let lease = writer.lease(writer.deadline()).await?;
+        lease.finish()?;
+        assert_eq!(lock(&writer.idle).len(), 1);
+        writer.close().await;
+        assert_eq!(lock(&writer.idle).len(), 0);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_is_taken_is_waited_for_until_the_deadline() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let writer = Lane::for_writing(&path, &StoreSettings::default());
+        let taken = writer.lease(writer.deadline()).await?;
+        let refused = writer.lease(Instant::now()).await.err();
+        assert_eq!(refused, Some(StoreError::Unavailable(Cause::PoolTimeout)));
+        taken.finish()?;
+        assert!(writer.lease(writer.deadline()).await.is_ok());
+        Ok(())
+    }
 }

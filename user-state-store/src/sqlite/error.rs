@@ -2,10 +2,14 @@
 //!
 //! Decided by result code (<https://www.sqlite.org/rescode.html>), never by message text.
 
-use std::io;
+use std::path::Path;
 
+use crate::connect::Access;
 use crate::error::{Cause, DatabaseError, StoreError};
+use crate::open_error::OpenError;
 
+const ERROR: u32 = 1;
+const PERM: u32 = 3;
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;
 const READONLY: u32 = 8;
@@ -14,57 +18,12 @@ const CANTOPEN: u32 = 14;
 const TOOBIG: u32 = 18;
 const CONSTRAINT: u32 = 19;
 const MISMATCH: u32 = 20;
-const ERROR: u32 = 1;
-const PERM: u32 = 3;
 const AUTH: u32 = 23;
 const RANGE: u32 = 25;
 const NOTADB: u32 = 26;
 
-/// A SQLite file that could not be opened as a store.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// The path names no file: a state in memory only is not durable.
-    #[error("a store needs a file: a sqlite database in memory is not durable")]
-    InMemory,
-    /// There is no such file, and a read-only open makes none.
-    #[error("there is no such database file")]
-    NoSuchFile,
-    /// The directory of the file does not exist.
-    #[error("the directory of the database file does not exist")]
-    NoSuchDirectory,
-    /// The file or its directory cannot be written.
-    #[error("the database file or its directory cannot be written")]
-    ReadOnly(#[source] Cause),
-    /// The file cannot be opened.
-    #[error("the database file cannot be opened")]
-    CannotOpen(#[source] Cause),
-    /// The file is no SQLite database, or a damaged one.
-    #[error("the file is not a sqlite database, or is damaged")]
-    NotADatabase(#[source] Cause),
-    /// The database has no such table, and a read-only open makes none.
-    #[error("the database has no table {table}")]
-    MissingTable {
-        /// The table.
-        table: &'static str,
-    },
-    /// A table is there, in another form than ours.
-    #[error("table {table} does not have the expected columns")]
-    ForeignTable {
-        /// The table.
-        table: &'static str,
-        /// What the database said of it.
-        #[source]
-        cause: Cause,
-    },
-    /// The file system does not support the write-ahead log, which needs shared memory (network file
-    /// systems mostly do not have it).
-    #[error("the file system does not support the write-ahead log")]
-    NoWriteAheadLog,
-    /// The file could not be opened just now; another process holds its lock, say.
-    #[error("the database is unavailable")]
-    Unavailable(#[source] Cause),
-}
+/// Why a file that is there takes no writes.
+const UNWRITABLE: &str = "its file or directory cannot be written";
 
 /// What an error says of the statement that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,20 +88,21 @@ pub(super) fn before_commit(error: &sqlx::Error) -> StoreError {
     }
 }
 
-/// The error for a failure while opening.
-pub(super) fn on_open(error: &sqlx::Error) -> OpenError {
+/// The error for a failure while opening the file, with the reason that "cannot open" leaves open.
+pub(super) fn on_open(error: &sqlx::Error, path: &Path, access: Access) -> OpenError {
     let cause = cause(error);
     match kind(error) {
-        Kind::ReadOnly => OpenError::ReadOnly(cause),
-        Kind::CannotOpen => OpenError::CannotOpen(cause),
+        Kind::ReadOnly => OpenError::ReadOnly { why: UNWRITABLE },
         Kind::NotADatabase => OpenError::NotADatabase(cause),
-        Kind::Busy | Kind::Refused | Kind::Schema | Kind::Other => OpenError::Unavailable(cause),
-    }
-}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> Self {
-        Self::CannotOpen(Cause::Io(error.kind()))
+        Kind::CannotOpen if !path.parent().is_some_and(Path::is_dir) => OpenError::DirectoryMissing,
+        Kind::CannotOpen if access == Access::ReadOnly && !path.exists() => {
+            OpenError::DatabaseMissing
+        }
+        Kind::CannotOpen if access == Access::ReadWrite && !path.is_dir() => {
+            OpenError::ReadOnly { why: UNWRITABLE }
+        }
+        Kind::CannotOpen | Kind::Busy => OpenError::Unreachable(cause),
+        Kind::Refused | Kind::Schema | Kind::Other => OpenError::Database(cause),
     }
 }
 

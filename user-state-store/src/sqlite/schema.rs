@@ -1,11 +1,10 @@
 //! The tables of a SQLite file: made on first opening, checked on every one.
 
-use std::path::Path;
+use sqlx::{Connection, Executor, SqliteConnection};
 
-use sqlx::{Connection, Row, SqliteConnection};
-
-use super::Access;
-use super::error::{Kind, OpenError, cause, kind, on_open};
+use super::error::{Kind, kind};
+use crate::connect::Access;
+use crate::open_error::OpenError;
 
 /// The DDL; every statement of it does nothing where its object is there.
 const MIGRATION: &str = include_str!("../../migrations/sqlite/0001_create_pekko_tables.sql");
@@ -33,77 +32,67 @@ SELECT slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id,
 FROM durable_state
 WHERE FALSE";
 
+/// Why a file is not used.
+pub(super) enum Refusal {
+    /// A statement failed.
+    Failed(sqlx::Error),
+    /// The file is not as it has to be.
+    Unfit(OpenError),
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Makes the tables where they are missing, unless the store is opened for reading only, and checks them.
 pub(super) async fn prepare(
     connection: &mut SqliteConnection,
     access: Access,
-) -> Result<(), OpenError> {
+) -> Result<(), Refusal> {
     if access == Access::ReadWrite {
-        let journal = sqlx::query("PRAGMA journal_mode")
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
             .fetch_one(&mut *connection)
-            .await
-            .and_then(|row| row.try_get::<String, _>(0))
-            .map_err(|error| on_open(&error))?;
+            .await?;
         if !journal.eq_ignore_ascii_case("wal") {
-            return Err(OpenError::NoWriteAheadLog);
+            return Err(Refusal::Unfit(OpenError::NoWriteAheadLog));
         }
     }
-    if !has_table(connection).await? {
-        match access {
-            Access::ReadWrite => create(connection).await?,
-            Access::ReadOnly => return Err(OpenError::MissingTable { table: TABLE }),
-        }
-    }
+    let tables: i64 = sqlx::query_scalar(SELECT_TABLE)
+        .bind(TABLE)
+        .fetch_one(&mut *connection)
+        .await?;
     let probe = match access {
         Access::ReadWrite => PROBE_WRITE,
         Access::ReadOnly => PROBE_READ,
     };
-    sqlx::query(probe)
-        .execute(&mut *connection)
-        .await
-        .map_err(|error| match kind(&error) {
-            Kind::Schema => OpenError::ForeignTable {
-                table: TABLE,
-                cause: cause(&error),
-            },
-            _ => on_open(&error),
-        })?;
-    Ok(())
-}
-
-/// Names the reason that SQLite's "cannot open" leaves open.
-pub(super) fn explain(error: OpenError, path: &Path, access: Access) -> OpenError {
-    let OpenError::CannotOpen(cause) = error else {
-        return error;
-    };
-    let directory = path.parent().is_some_and(Path::is_dir);
     match access {
-        _ if !directory => OpenError::NoSuchDirectory,
-        Access::ReadOnly if !path.exists() => OpenError::NoSuchFile,
-        Access::ReadWrite if !path.is_dir() => OpenError::ReadOnly(cause),
-        _ => OpenError::CannotOpen(cause),
+        _ if tables > 0 => {}
+        Access::ReadWrite => create(connection).await?,
+        Access::ReadOnly => {
+            return Err(Refusal::Unfit(OpenError::TableMissing { table: TABLE }));
+        }
+    }
+    match sqlx::query(probe).execute(connection).await {
+        Ok(_) => Ok(()),
+        Err(error) if kind(&error) == Kind::Schema => {
+            Err(Refusal::Unfit(OpenError::ColumnMismatch {
+                table: TABLE,
+                column: "*",
+                expected: "those of the Pekko schema",
+                found: "others".into(),
+            }))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
-async fn has_table(connection: &mut SqliteConnection) -> Result<bool, OpenError> {
-    sqlx::query(SELECT_TABLE)
-        .bind(TABLE)
-        .fetch_one(connection)
-        .await
-        .and_then(|row| row.try_get::<i64, _>(0))
-        .map(|count| count > 0)
-        .map_err(|error| on_open(&error))
-}
-
 /// All tables in one transaction: another process that opens the file meanwhile sees none or all.
-async fn create(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let mut transaction = connection
-        .begin_with("BEGIN IMMEDIATE")
-        .await
-        .map_err(|error| on_open(&error))?;
-    sqlx::raw_sql(MIGRATION)
-        .execute(&mut *transaction)
-        .await
-        .map_err(|error| on_open(&error))?;
-    transaction.commit().await.map_err(|error| on_open(&error))
+async fn create(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    // Not `raw_sql`: the future of its `execute` is `Send` for one lifetime only, which would make opening a store
+    // a future that cannot be spawned.
+    transaction.execute(MIGRATION).await?;
+    transaction.commit().await
 }

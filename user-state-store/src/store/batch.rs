@@ -7,8 +7,10 @@ use crate::tags::TAGS_MAX;
 
 /// The most writes in a batch, and the most ids in a load.
 ///
-/// Beyond some hundreds of rows a larger statement gains nothing, while its locks are held longer.
-pub const BATCH_ROWS_MAX: usize = 1_000;
+/// The rows of a batch share one `db_timestamp`, and a Pekko change feed fails on as many rows of one timestamp as
+/// its buffer holds, 1000 by default: half of that leaves room for another writer at the same microsecond. Beyond
+/// some hundreds of rows a larger statement gains nothing, while its locks are held longer.
+pub const BATCH_ROWS_MAX: usize = 500;
 
 /// The most payload bytes in a batch: 8 MiB keep one statement's memory on both sides small. A batch of a single
 /// write may exceed it; the payload's own limit holds for that.

@@ -8,11 +8,11 @@
 //!
 //! ```
 //! use user_state_store::conformance::{Fixture, TestResult};
-//! use user_state_store::{SqliteSettings, SqliteStore};
+//! use user_state_store::{SqliteStore, StoreSettings};
 //!
 //! async fn open() -> TestResult<Fixture> {
 //!     let directory = tempfile::tempdir()?;
-//!     let settings = SqliteSettings::default();
+//!     let settings = StoreSettings::default();
 //!     let store = SqliteStore::open(&directory.path().join("conformance.db"), &settings).await?;
 //!     Ok(Fixture::new(store, settings.payload_bytes_max).keeping(directory))
 //! }

@@ -1,44 +1,39 @@
-//! A database of its own for each test, made beside the one that `DATABASE_URL` names and dropped afterwards.
+//! A database of its own for each test, and what the tests do with it again and again.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "every test file uses a part of it, and a wrong constant of a test may end it"
+)]
+
+pub(crate) mod proxy;
 
 use std::error::Error;
-use std::thread;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use url::Url;
+use user_state_runtime::testkit::TestDatabase;
 use user_state_store::{
     Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
     StoreError, StoredState, Tags, Write, WriteBatch, WriteOutcome,
 };
-use uuid::Uuid;
 
 /// What a test returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 
 /// A database that is dropped with this value.
 pub(crate) struct Database {
-    server: Url,
-    name: String,
+    database: TestDatabase,
     url: Url,
 }
 
 impl Database {
     /// An empty database.
     pub(crate) async fn empty() -> Result<Self, Box<dyn Error>> {
-        let server = std::env::var("DATABASE_URL").map_err(
-            |_| "set DATABASE_URL to a PostgreSQL server whose user may create databases",
-        )?;
-        let server = Url::parse(&server)?;
-        let name = format!("user_state_test_{}", Uuid::new_v4().simple());
-        let mut url = server.clone();
-        url.set_path(&name);
-        let mut connection = PgConnection::connect(server.as_str()).await?;
-        connection
-            .execute(&*format!("CREATE DATABASE {name} TEMPLATE template0"))
-            .await?;
-        connection.close().await?;
-        Ok(Self { server, name, url })
+        let database = TestDatabase::create().await?;
+        let url = Url::parse(database.url())?;
+        Ok(Self { database, url })
     }
 
     /// A database with the tables.
@@ -61,9 +56,25 @@ impl Database {
         url.into()
     }
 
+    /// The server's address.
+    pub(crate) fn address(&self) -> Result<SocketAddr, Box<dyn Error>> {
+        let host = self.url.host_str().ok_or("the server has no host")?;
+        let port = self.url.port().unwrap_or(5432);
+        let mut addresses = (host, port).to_socket_addrs()?;
+        Ok(addresses.next().ok_or("the server has no address")?)
+    }
+
+    /// The URL with another address on this machine.
+    pub(crate) fn url_at(&self, address: SocketAddr) -> String {
+        let mut url = self.url.clone();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(address.port())).unwrap();
+        url.into()
+    }
+
     /// The name of the database.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        self.database.name()
     }
 
     /// A connection of the test's own, which plays another writer or an operator.
@@ -76,28 +87,6 @@ impl Database {
         let mut connection = self.connect().await?;
         connection.execute(sql).await?;
         connection.close().await
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let server = self.server.clone();
-        let statement = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        let dropping = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            runtime.map(|runtime| {
-                runtime.block_on(async {
-                    let mut connection = PgConnection::connect(server.as_str()).await?;
-                    connection.execute(&*statement).await?;
-                    connection.close().await
-                })
-            })
-        });
-        if !matches!(dropping.join(), Ok(Ok(Ok(())))) {
-            eprintln!("the test database {} was not dropped", self.name);
-        }
     }
 }
 

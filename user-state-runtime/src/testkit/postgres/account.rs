@@ -8,7 +8,6 @@ use std::process::Command;
 
 use super::error::ProvisionError;
 
-const ROOT: u32 = 0;
 /// Who runs a server for root, in order of preference. PostgreSQL wants a user that has a name.
 const SERVER_USERS: [&str; 3] = ["postgres", "_postgres", "nobody"];
 /// Passed on to server programs; all else of our environment, secrets included, is none of their business.
@@ -24,28 +23,50 @@ pub(super) struct Account {
 }
 
 impl Account {
+    pub(super) const ROOT: u32 = 0;
+
+    /// The account of a process that runs servers itself.
+    pub(super) const fn new(uid: u32, gid: u32) -> Self {
+        Self {
+            uid,
+            gid,
+            other: false,
+        }
+    }
+
+    /// The account that runs servers for a process of root's.
+    pub(super) const fn instead_of_root(uid: u32, gid: u32) -> Self {
+        Self {
+            uid,
+            gid,
+            other: true,
+        }
+    }
+
     /// The account for servers that are started by the owner of `file`, a file made by this process.
     pub(super) fn for_server(file: &Path) -> Result<Self, ProvisionError> {
         let metadata = fs::metadata(file)
             .map_err(|error| ProvisionError::file(file, &error, "see that it is readable"))?;
-        if metadata.uid() != ROOT {
-            return Ok(Self {
-                uid: metadata.uid(),
-                gid: metadata.gid(),
-                other: false,
-            });
+        if metadata.uid() != Self::ROOT {
+            return Ok(Self::new(metadata.uid(), metadata.gid()));
         }
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let (uid, gid) = unprivileged(&passwd).ok_or(ProvisionError::NoAccount)?;
-        Ok(Self {
-            uid,
-            gid,
-            other: true,
-        })
+        Ok(Self::instead_of_root(uid, gid))
     }
 
     pub(super) fn uid(self) -> u32 {
         self.uid
+    }
+
+    /// Whether servers run as somebody else than the running process, which then is root's.
+    pub(super) fn is_other(self) -> bool {
+        self.other
+    }
+
+    /// The user who runs this process.
+    pub(super) fn starter(self) -> u32 {
+        if self.other { Self::ROOT } else { self.uid }
     }
 
     /// Makes the account the owner of a file or directory of ours.
@@ -98,7 +119,7 @@ fn unprivileged(passwd: &str) -> Option<(u32, u32)> {
             let named = fields.next() == Some(user);
             let uid = fields.nth(1)?.parse().ok()?;
             let gid = fields.next()?.parse().ok()?;
-            (named && uid != ROOT).then_some((uid, gid))
+            (named && uid != Account::ROOT).then_some((uid, gid))
         })
     })
 }
@@ -128,11 +149,7 @@ mod tests {
 
     #[test]
     fn a_command_hides_our_environment() {
-        let account = Account {
-            uid: 1,
-            gid: 1,
-            other: false,
-        };
+        let account = Account::new(1, 1);
         let command = account.command(Path::new("postgres"));
         let kept: Vec<_> = command
             .get_envs()
@@ -155,11 +172,7 @@ mod tests {
         let inner = closed.path().join("inner");
         fs::create_dir(&inner)?;
         let owner = fs::metadata(closed.path())?;
-        let stranger = Account {
-            uid: owner.uid() + 1,
-            gid: owner.gid() + 1,
-            other: true,
-        };
+        let stranger = Account::instead_of_root(owner.uid() + 1, owner.gid() + 1);
         assert!(!stranger.can_enter(&inner));
         fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o711))?;
         fs::set_permissions(&inner, fs::Permissions::from_mode(0o711))?;

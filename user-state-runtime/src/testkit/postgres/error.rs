@@ -81,6 +81,41 @@ pub enum ProvisionError {
         /// The end of its log.
         log: Box<str>,
     },
+    /// The Docker engine did not bring up the server.
+    #[error(
+        "docker compose did not bring up PostgreSQL; mend it, or choose another way by USER_STATE_TEST_POSTGRES: {log}"
+    )]
+    Docker {
+        /// The end of what it said.
+        log: Box<str>,
+    },
+    /// There is no directory to keep fetched programs in.
+    #[error("no cache directory: set USER_STATE_TEST_CACHE or HOME")]
+    NoCache,
+    /// Somebody else could have put something into a directory of programs.
+    #[error("{} is writable by others or belongs to another user; remove it, or set USER_STATE_TEST_CACHE", path.display())]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What was fetched is not the archive that was pinned. Nothing of it was unpacked.
+    #[error(
+        "the fetched archive has SHA-256 {found}, not {expected}; do not use this network or registry"
+    )]
+    Checksum {
+        /// The pinned hash.
+        expected: Box<str>,
+        /// The hash of what came.
+        found: Box<str>,
+    },
+    /// The fetched archive could not be unpacked.
+    #[error(
+        "the fetched archive could not be unpacked ({reason}); see that the cache has 100 MB left"
+    )]
+    Unpack {
+        /// Why.
+        reason: Box<str>,
+    },
     /// A test database could not be created or dropped.
     #[error(
         "the test database could not be {operation} ({reason}); see that the server is up and the role has CREATEDB"

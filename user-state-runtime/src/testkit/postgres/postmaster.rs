@@ -1,29 +1,25 @@
 //! The blocking half of a server: its programs, files and process.
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::ops::Range;
+use std::ffi::OsStr;
 use std::path::Path;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::binaries::Binaries;
 use super::error::ProvisionError;
+use super::fetched;
+use super::port::free_port;
 use super::run_directory::{self, RunDirectory};
 use super::supervisor::Supervisor;
 use super::way::Way;
 
+const SCRIPT: &str = include_str!("postmaster.sh");
 /// How long to wait between looks at a starting server, and how often: a minute, for a crash recovery on a busy disk.
 const START_POLL: Duration = Duration::from_millis(20);
 const START_POLLS_MAX: u32 = 3_000;
-/// Looks for a port that is free; each of them is nearly always the last.
-const FREE_PORT_LOOKS_MAX: u32 = 100;
 /// Ports to try: another process can take one between our look and the server's.
 const PORTS_MAX: u32 = 5;
-/// Below the ranges that Linux and macOS hand out to outgoing connections: none of those can occupy the port while
-/// the server is down, nor can a client that calls it then be connected to itself.
-const PORTS: Range<u16> = 10_240..32_768;
 /// Configuration of every server. The first three are PostgreSQL's defaults, held against packages that differ.
 const SETTINGS: [(&str, &str); 9] = [
     ("fsync", "on"),
@@ -62,22 +58,29 @@ impl Postmaster {
         let account = directory.account();
         run_directory::remove_abandoned(account);
         let binaries = match way {
-            Way::Local => Binaries::installed(account),
-            _ => Err("not a way to server programs".into()),
+            Way::Fetch => fetched::programs(account)?,
+            _ => Binaries::installed(account),
         };
         let binaries = match binaries {
             Ok(binaries) => binaries,
             Err(reason) => return Ok(Err(reason)),
         };
         directory.write_secret("password", password)?;
-        let options = options(settings);
-        let supervisor =
-            Supervisor::start(account, directory.path(), lock, binaries.bin(), &options).map_err(
-                |error| ProvisionError::Program {
-                    program: "/bin/sh".into(),
-                    kind: error.kind(),
-                },
-            )?;
+        let mut command = account.command(Path::new("/bin/sh"));
+        command
+            .args([
+                OsStr::new("-c"),
+                OsStr::new(SCRIPT),
+                OsStr::new("postmaster"),
+            ])
+            .args([directory.path(), binaries.bin()])
+            .args(options(settings));
+        let supervisor = Supervisor::start(&mut command, Stdio::from(lock)).map_err(|error| {
+            ProvisionError::Program {
+                program: "/bin/sh".into(),
+                kind: error.kind(),
+            }
+        })?;
         let mut postmaster = Self {
             supervisor,
             directory,
@@ -171,16 +174,6 @@ fn options(settings: &[(String, String)]) -> Vec<String> {
         .collect()
 }
 
-/// A port of [`PORTS`] that nobody listens on just now.
-fn free_port() -> Result<u16, ProvisionError> {
-    let size = u128::from(PORTS.end - PORTS.start);
-    (0..FREE_PORT_LOOKS_MAX)
-        .filter_map(|_| u16::try_from(Uuid::new_v4().as_u128() % size).ok())
-        .map(|offset| PORTS.start + offset)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .ok_or(ProvisionError::NoPort)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,12 +187,5 @@ mod tests {
             .filter(|option| option.starts_with("fsync="))
             .collect();
         assert_eq!(fsync, ["fsync=on", "fsync=off"]);
-    }
-
-    #[test]
-    fn a_free_port_is_none_that_outgoing_connections_use() -> Result<(), ProvisionError> {
-        let port = free_port()?;
-        assert!(PORTS.contains(&port));
-        Ok(())
     }
 }

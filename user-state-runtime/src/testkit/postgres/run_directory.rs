@@ -25,7 +25,7 @@ pub(super) struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// A new directory and its locked lock file.
+    /// A new directory and its locked lock file, to be held open by whoever looks after the server.
     pub(super) fn create() -> Result<(Self, File), ProvisionError> {
         Self::create_in(&std::env::temp_dir())
     }

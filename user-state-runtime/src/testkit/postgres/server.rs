@@ -15,9 +15,9 @@ use super::way::Way;
 /// A PostgreSQL server for one test, with durable settings, on the loopback interface.
 ///
 /// For tests about the server's failure; a test that only needs a database is quicker with [`TestDatabase::create`].
-/// Never the server of `DATABASE_URL` and never Docker's, so it may be killed. Dropping it ends it and removes its
-/// files, which blocks for some ten milliseconds; the end of the process does the same, by `kill -9` too. `Debug`
-/// hides the password.
+/// Never the server of `DATABASE_URL` and never Docker's, so it may be killed. Dropping the last clone ends it and removes
+/// its files, which blocks for some ten milliseconds; the end of the process does the same, by `kill -9` too.
+/// `Debug` hides the password.
 ///
 /// ```
 /// use user_state_runtime::testkit::PostgresServer;

@@ -4,11 +4,13 @@
 
 use std::sync::OnceLock;
 
+use super::blocking;
 use super::database::Afterwards;
+use super::docker::DockerServer;
 use super::error::{Attempts, ProvisionError};
+use super::named::DatabaseUrl;
 use super::server::PostgresServer;
 use super::way::Way;
-use super::{blocking, named};
 
 /// Found once and kept until the process ends: another try would only fail more slowly.
 static SHARED: OnceLock<Result<Shared, ProvisionError>> = OnceLock::new();
@@ -23,9 +25,11 @@ pub(super) struct Shared {
 #[derive(Debug, Clone)]
 enum Place {
     /// Somebody's server, by the URL of a database on it.
-    Named(named::DatabaseUrl),
+    Named(DatabaseUrl),
     /// A server that ends with this process.
     Own(PostgresServer),
+    /// A container that ends with this process.
+    Docker(DockerServer),
 }
 
 impl Shared {
@@ -39,6 +43,7 @@ impl Shared {
         match &self.place {
             Place::Named(url) => url.as_str().to_owned(),
             Place::Own(server) => server.url("postgres"),
+            Place::Docker(server) => server.url(),
         }
     }
 
@@ -46,7 +51,7 @@ impl Shared {
     pub(super) fn afterwards(&self) -> Afterwards {
         match &self.place {
             Place::Named(_) => Afterwards::Drop,
-            Place::Own(_) => Afterwards::Leave,
+            Place::Own(_) | Place::Docker(_) => Afterwards::Leave,
         }
     }
 }
@@ -67,11 +72,11 @@ fn provision() -> Result<Shared, ProvisionError> {
 /// The inner error is why the machine does not have this way; the outer one that it has it, but it does not work.
 fn attempt(way: Way) -> Result<Result<Place, Box<str>>, ProvisionError> {
     Ok(match way {
-        Way::DatabaseUrl => match named::DatabaseUrl::from_environment()? {
+        Way::DatabaseUrl => match DatabaseUrl::from_environment()? {
             Some(url) => Ok(Place::Named(url)),
             None => Err("not set".into()),
         },
         Way::Local | Way::Fetch => PostgresServer::launch(way, &[])?.map(Place::Own),
-        Way::Docker => Err("not supported".into()),
+        Way::Docker => DockerServer::start()?.map(Place::Docker),
     })
 }

@@ -1,21 +1,13 @@
 //! The process between a test process and its server: it ends the server when the test process ends.
 //!
 //! It is a small shell script of ours, since only another process can act after a `kill -9`. It learns of the end
-//! by the end of its standard input. Its standard error is the locked lock file of the run directory, so the lock
-//! lives exactly as long as somebody looks after the server.
+//! by the end of its standard input.
 
-use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use super::account::Account;
-
-const SCRIPT: &str = include_str!("supervisor.sh");
-
-/// A running supervisor. Dropping it ends the server, removes its files and returns when that is done.
+/// A running supervisor. Dropping it makes it end the server, and returns when that is done.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     process: Child,
@@ -25,28 +17,14 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a supervisor, without a server yet.
-    pub(super) fn start(
-        account: Account,
-        run_directory: &Path,
-        lock: File,
-        bin: &Path,
-        server_options: &[String],
-    ) -> io::Result<Self> {
-        let mut process = account
-            .command(Path::new("/bin/sh"))
-            .args([
-                OsStr::new("-c"),
-                OsStr::new(SCRIPT),
-                OsStr::new("supervisor"),
-            ])
-            .args([run_directory, bin])
-            .args(server_options)
+    /// Starts a script that answers each order on standard input by one line on standard output.
+    pub(super) fn start(script: &mut Command, stderr: Stdio) -> io::Result<Self> {
+        let mut process = script
             // An interrupt from the terminal is for the test process.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::from(lock))
+            .stderr(stderr)
             .spawn()?;
         let orders = process.stdin.take();
         let answers = process

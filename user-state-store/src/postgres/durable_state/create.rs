@@ -1,6 +1,6 @@
 //! Writes of rows that must not exist yet.
 //!
-//! **Problem.** The primary key is (persistence_id, revision), so two creations at different revisions do not collide. An
+//! **Problem.** The primary key is `(persistence_id, revision)`, so two creations at different revisions do not collide. An
 //! insert guarded by `NOT EXISTS` is not enough: another writer's row can go from revision 1 to 2 between the
 //! guard's snapshot and the insert, and then both rows stand.
 //!

@@ -1,6 +1,6 @@
 # Runs one throw-away PostgreSQL for the process that holds the other end of standard input.
 #
-#     sh -c "$THIS" supervisor RUN_DIRECTORY BIN_DIRECTORY [SERVER_OPTION...]
+#     sh -c "$THIS" postmaster RUN_DIRECTORY BIN_DIRECTORY [SERVER_OPTION...]
 #
 # One order a line on standard input, one answer a line on standard output. However that process ends, kill -9
 # included, the operating system closes its end of the pipe: then the server is killed and its files are removed.
@@ -113,4 +113,8 @@ elif [ -r "$run/data/postmaster.pid" ]; then
     ipcrm -m "$(sed -n '7s/.* //p' "$run/data/postmaster.pid")"
 fi
 # A child that is just ending may still add a file to a directory that is being removed.
-rm -rf -- "$run" || { sleep 0.2; rm -rf -- "$run"; }
+rm -rf -- "$run/data" || { sleep 0.2; rm -rf -- "$run/data"; }
+# In a directory of root's this user cannot remove the rest: the lock file stays, and tells the next run that it may.
+if [ -w "${run%/*}" ]; then
+    rm -rf -- "$run"
+fi

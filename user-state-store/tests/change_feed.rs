@@ -1,0 +1,183 @@
+//! The change feed tells every entity's latest state once, whatever the pages and wherever it begins.
+//!
+//! Method: random histories on SQLite, written in batches larger than a page, compared with a model; the feed is
+//! cut at random places and continued from the offset there.
+
+#![cfg(feature = "sqlite")]
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use futures_util::{StreamExt, TryStreamExt};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use user_state_store::{
+    BATCH_ROWS_MAX, Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision,
+    SerializerId, SliceRange, SqliteStore, StateChange, StoreError, StoreSettings, Tags,
+    TimestampOffset, Write, WriteBatch, WriteOutcome, current_changes_by_slices,
+    current_persistence_ids,
+};
+
+type TestResult<T = ()> = Result<T, Box<dyn Error>>;
+
+async fn open() -> TestResult<(TempDir, SqliteStore)> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("store.db");
+    let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
+    Ok((directory, store))
+}
+
+fn put(id: PersistenceId, expected: Revision) -> TestResult<Write> {
+    Ok(Write {
+        persistence_id: id,
+        expected,
+        change: Change::Put {
+            revision: expected.next().ok_or("too high")?,
+            payload: Payload {
+                serializer_id: SerializerId::JACKSON_JSON,
+                manifest: Manifest::new("State"),
+                bytes: Vec::new(),
+            },
+            tags: Tags::NONE,
+        },
+    })
+}
+
+/// Advances each of these entities by one, in one batch.
+async fn advance(
+    store: &SqliteStore,
+    model: &mut BTreeMap<PersistenceId, Revision>,
+    ids: impl IntoIterator<Item = PersistenceId>,
+) -> TestResult {
+    let writes = ids
+        .into_iter()
+        .map(|id| {
+            let revision = model.entry(id.clone()).or_default();
+            let write = put(id, *revision)?;
+            *revision = write.new_revision();
+            Ok(write)
+        })
+        .collect::<TestResult<_>>()?;
+    let outcomes = store.write(&WriteBatch::new(writes)?).await;
+    let applied = |outcome: &WriteOutcome| matches!(outcome, WriteOutcome::Applied(_));
+    assert!(outcomes.iter().all(applied), "{outcomes:?}");
+    Ok(())
+}
+
+async fn feed(
+    store: &dyn DurableStateStore,
+    entity_type: &str,
+    offset: TimestampOffset,
+) -> Result<Vec<StateChange>, StoreError> {
+    current_changes_by_slices(store, entity_type, SliceRange::ALL, offset)
+        .try_collect()
+        .await
+}
+
+fn latest(changes: &[StateChange]) -> BTreeMap<PersistenceId, Revision> {
+    let rows = changes.iter().map(|change| &change.state);
+    rows.map(|state| (state.persistence_id.clone(), state.revision))
+        .collect()
+}
+
+/// Batches of entity numbers, each batch without repetition.
+fn histories() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let batch = proptest::sample::subsequence((0..24).collect::<Vec<u8>>(), 0..=12);
+    proptest::collection::vec(batch, 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_feed_cut_anywhere_and_continued_tells_what_one_feed_tells(
+        history in histories(),
+        later in histories(),
+        cut in 0_usize..24,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (_directory, store) = open().await.unwrap();
+            let mut model = BTreeMap::new();
+            let id = |number: u8| PersistenceId::unique(&format!("user-{number}")).unwrap();
+            for batch in history {
+                advance(&store, &mut model, batch.into_iter().map(id)).await.unwrap();
+            }
+            let whole = feed(&store, "", TimestampOffset::default()).await.unwrap();
+            prop_assert_eq!(whole.len(), model.len());
+            prop_assert_eq!(latest(&whole), model.clone());
+
+            let until = cut.min(whole.len());
+            let start = TimestampOffset::default();
+            let first: Vec<StateChange> =
+                current_changes_by_slices(&store, "", SliceRange::ALL, start)
+                    .take(until)
+                    .try_collect()
+                    .await
+                    .unwrap();
+            let offset = first.last().map_or_else(TimestampOffset::default, |change| change.offset.clone());
+            let rest = feed(&store, "", offset.clone()).await.unwrap();
+            let joined: Vec<StateChange> = first.iter().cloned().chain(rest).collect();
+            prop_assert_eq!(&joined, &whole);
+
+            // What is written afterwards is told by a feed from any offset before it.
+            for batch in later {
+                advance(&store, &mut model, batch.into_iter().map(id)).await.unwrap();
+            }
+            let rest = feed(&store, "", offset).await.unwrap();
+            let mut known = latest(&first);
+            known.extend(latest(&rest));
+            prop_assert_eq!(known, model);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn entities_of_full_batches_share_their_time_and_all_come() -> TestResult {
+    let (_directory, store) = open().await?;
+    let mut model = BTreeMap::new();
+    for batch in 0..5 {
+        let ids = (0..BATCH_ROWS_MAX)
+            .map(|number| PersistenceId::of("User", &format!("{batch}-{number}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        advance(&store, &mut model, ids).await?;
+    }
+    let changes = feed(&store, "User", TimestampOffset::default()).await?;
+    assert_eq!(changes.len(), 5 * BATCH_ROWS_MAX);
+    assert_eq!(latest(&changes), model);
+    let last = changes.last().ok_or("nothing came")?;
+    assert_eq!(last.offset.seen.len(), BATCH_ROWS_MAX);
+    assert!(feed(&store, "User", last.offset.clone()).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_ids_of_many_pages_come_once_each() -> TestResult {
+    let (_directory, store) = open().await?;
+    let mut model = BTreeMap::new();
+    for batch in 0..5 {
+        let ids = (0..BATCH_ROWS_MAX)
+            .map(|number| PersistenceId::unique(&format!("user-{number}-{batch}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        advance(&store, &mut model, ids).await?;
+    }
+    let ids: Vec<PersistenceId> = current_persistence_ids(&store).try_collect().await?;
+    let expected: Vec<PersistenceId> = model.into_keys().collect();
+    assert_eq!(ids, expected);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_feed_on_a_closed_store_ends_with_its_error() -> TestResult {
+    let (_directory, store) = open().await?;
+    store.close().await;
+    let start = TimestampOffset::default();
+    let items: Vec<_> = current_changes_by_slices(&store, "", SliceRange::ALL, start)
+        .collect()
+        .await;
+    assert_eq!(items, [Err(StoreError::Closed)]);
+    let items: Vec<_> = current_persistence_ids(&store).collect().await;
+    assert_eq!(items, [Err(StoreError::Closed)]);
+    Ok(())
+}

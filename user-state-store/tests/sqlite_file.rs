@@ -1,0 +1,635 @@
+//! What only a file can show: how it is made, opened and refused, shared with other processes, and filled up.
+//!
+//! Method: real files in temporary directories; a second plain connection stands for another program; where a limit of
+//! the operating system is needed, the test runs itself again in a child process that has it.
+
+#![cfg(feature = "sqlite")]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
+use tempfile::TempDir;
+use user_state_store::{
+    Access, Cause, Change, ConnectOptions as StoreOptions, DecodeError, DurableStateStore,
+    Manifest, OpenError, Payload, PersistenceId, Revision, SerializerId, SqliteStore, StoreError,
+    StoreSettings, StoredState, Tags, Write, WriteBatch, WriteOutcome, connect,
+};
+
+type TestResult<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Tells a child process which file to work on.
+const CHILD_FILE: &str = "USER_STATE_TEST_FILE";
+
+fn settings(change: impl FnOnce(&mut StoreSettings)) -> StoreSettings {
+    let mut settings = StoreSettings::default();
+    change(&mut settings);
+    settings
+}
+
+fn read_only() -> StoreSettings {
+    settings(|settings| settings.access = Access::ReadOnly)
+}
+
+async fn open(path: &Path) -> Result<SqliteStore, OpenError> {
+    SqliteStore::open(path, &StoreSettings::default()).await
+}
+
+async fn refusal(path: &Path, settings: &StoreSettings) -> TestResult<OpenError> {
+    let opened = SqliteStore::open(path, settings).await;
+    Ok(opened.err().ok_or("it was opened")?)
+}
+
+fn new_path() -> TestResult<(TempDir, PathBuf)> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("user-state.db");
+    Ok((directory, path))
+}
+
+/// Another program's connection.
+async fn plain(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    SqliteConnectOptions::new().filename(path).connect().await
+}
+
+fn files(directory: &TempDir) -> TestResult<Vec<String>> {
+    let mut names = std::fs::read_dir(directory.path())?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<TestResult<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn put(id: &str, expected: i64, bytes: Vec<u8>) -> TestResult<Write> {
+    let expected = Revision::new(expected).ok_or("negative")?;
+    Ok(Write {
+        persistence_id: PersistenceId::unique(id)?,
+        expected,
+        change: Change::Put {
+            revision: expected.next().ok_or("too high")?,
+            payload: Payload {
+                serializer_id: SerializerId::JACKSON_JSON,
+                manifest: Manifest::new("State"),
+                bytes,
+            },
+            tags: Tags::NONE,
+        },
+    })
+}
+
+async fn write(store: &SqliteStore, writes: Vec<Write>) -> TestResult<Vec<WriteOutcome>> {
+    Ok(store.write(&WriteBatch::new(writes)?).await)
+}
+
+async fn create(store: &SqliteStore, ids: &[&str]) -> TestResult {
+    let writes = ids.iter().map(|id| put(id, 0, b"{}".to_vec()));
+    let outcomes = write(store, writes.collect::<TestResult<_>>()?).await?;
+    let applied = |outcome: &WriteOutcome| matches!(outcome, WriteOutcome::Applied(_));
+    assert!(outcomes.iter().all(applied), "{outcomes:?}");
+    Ok(())
+}
+
+async fn load(
+    store: &SqliteStore,
+    ids: &[&str],
+) -> TestResult<Vec<Result<Option<StoredState>, StoreError>>> {
+    let ids = ids.iter().copied().map(PersistenceId::unique);
+    Ok(store.load(&ids.collect::<Result<Vec<_>, _>>()?).await?)
+}
+
+async fn is_stored(store: &SqliteStore, id: &str) -> TestResult<bool> {
+    Ok(load(store, &[id]).await?.remove(0)?.is_some())
+}
+
+#[tokio::test]
+async fn a_new_file_gets_the_tables_and_indexes_of_the_pekko_schema() -> TestResult {
+    let (_directory, path) = new_path()?;
+    open(&path).await?.close().await;
+    let mut connection = plain(&path).await?;
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
+    )
+    .fetch_all(&mut connection)
+    .await?;
+    assert_eq!(
+        names,
+        [
+            "durable_state",
+            "durable_state_slice_idx",
+            "event_journal",
+            "event_journal_slice_idx",
+            "projection_management",
+            "projection_offset_store",
+            "projection_timestamp_offset_store",
+            "snapshot",
+        ]
+    );
+    let key: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM pragma_table_info('durable_state') WHERE pk > 0 ORDER BY pk",
+    )
+    .fetch_all(&mut connection)
+    .await?;
+    assert_eq!(key, ["persistence_id", "revision"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn states_are_there_when_the_file_is_opened_again() -> TestResult {
+    let (directory, path) = new_path()?;
+    let store = open(&path).await?;
+    create(&store, &["user"]).await?;
+    store.close().await;
+    assert_eq!(
+        files(&directory)?,
+        ["user-state.db"],
+        "nothing is left beside the file"
+    );
+    let store = open(&path).await?;
+    assert!(is_stored(&store, "user").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn opening_a_file_again_changes_nothing_in_it() -> TestResult {
+    let (_directory, path) = new_path()?;
+    open(&path).await?.close().await;
+    let before = std::fs::read(&path)?;
+    open(&path).await?.close().await;
+    assert!(std::fs::read(&path)? == before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_open_a_new_file_at_once_all_get_it() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let stores = join_all((0..8).map(|_| open(&path))).await;
+    for (number, store) in stores.into_iter().enumerate() {
+        let store = store?;
+        create(&store, &[&format!("user-{number}")]).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_url_opens_a_file() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let url = format!("sqlite:{}", path.display());
+    let store = connect(&StoreOptions::parse(&url)?).await?;
+    assert!(path.exists());
+    store.close().await;
+    let opened = connect(&StoreOptions::parse("sqlite::memory:")?).await;
+    assert_eq!(opened.err(), Some(OpenError::InMemory));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_refused_with_its_reason() -> TestResult {
+    let (directory, path) = new_path()?;
+    let writing = StoreSettings::default();
+    let missing = directory
+        .path()
+        .join("no such directory")
+        .join("user-state.db");
+    assert_eq!(
+        refusal(&missing, &writing).await?,
+        OpenError::DirectoryMissing
+    );
+    assert_eq!(
+        refusal(&missing, &read_only()).await?,
+        OpenError::DirectoryMissing
+    );
+    for text in ["", ":memory:"] {
+        assert_eq!(
+            refusal(Path::new(text), &writing).await?,
+            OpenError::InMemory
+        );
+    }
+    let refused = refusal(directory.path(), &writing).await?;
+    assert!(matches!(refused, OpenError::Unreachable(_)), "{refused:?}");
+
+    std::fs::write(
+        &path,
+        "a text that is long enough to be no database header at all\n".repeat(99),
+    )?;
+    for settings in [writing, read_only()] {
+        let refused = refusal(&path, &settings).await?;
+        assert!(matches!(refused, OpenError::NotADatabase(_)), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_of_another_form_is_refused_and_left_alone() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let mut connection = plain_new(&path).await?;
+    connection
+        .execute("CREATE TABLE durable_state (id TEXT, state TEXT)")
+        .await?;
+    connection.close().await?;
+    for settings in [StoreSettings::default(), read_only()] {
+        let refused = refusal(&path, &settings).await?;
+        assert!(
+            matches!(
+                refused,
+                OpenError::ColumnMismatch {
+                    table: "durable_state",
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+    }
+    let mut connection = plain(&path).await?;
+    let tables: Vec<String> = sqlx::query_scalar("SELECT name FROM sqlite_master")
+        .fetch_all(&mut connection)
+        .await?;
+    assert_eq!(tables, ["durable_state"]);
+    Ok(())
+}
+
+async fn plain_new(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .connect()
+        .await
+}
+
+#[tokio::test]
+async fn a_read_only_open_makes_nothing() -> TestResult {
+    let (directory, path) = new_path()?;
+    assert_eq!(
+        refusal(&path, &read_only()).await?,
+        OpenError::DatabaseMissing
+    );
+    assert!(files(&directory)?.is_empty());
+    let mut connection = plain_new(&path).await?;
+    connection.execute("CREATE TABLE other (x)").await?;
+    connection.close().await?;
+    let refused = refusal(&path, &read_only()).await?;
+    assert_eq!(
+        refused,
+        OpenError::TableMissing {
+            table: "durable_state"
+        }
+    );
+    assert_eq!(files(&directory)?, ["user-state.db"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_read_only_store_reads_writes_nothing_and_leaves_nothing_behind() -> TestResult {
+    let (directory, path) = new_path()?;
+    let writer = open(&path).await?;
+    create(&writer, &["before"]).await?;
+    writer.close().await;
+    let bytes = std::fs::read(&path)?;
+
+    let reader = SqliteStore::open(&path, &read_only()).await?;
+    assert!(is_stored(&reader, "before").await?);
+    let outcomes = write(&reader, vec![put("refused", 0, Vec::new())?]).await?;
+    assert!(
+        matches!(
+            outcomes[..],
+            [WriteOutcome::NotApplied(StoreError::Misconfigured(_))]
+        ),
+        "{outcomes:?}"
+    );
+    assert_eq!(files(&directory)?, ["user-state.db"]);
+    assert!(std::fs::read(&path)? == bytes);
+
+    // A reader that was there first sees what a writer does later, while it writes and after it is gone.
+    let writer = open(&path).await?;
+    create(&writer, &["during"]).await?;
+    assert!(is_stored(&reader, "during").await?);
+    writer.close().await;
+    assert!(is_stored(&reader, "during").await?);
+    assert!(!is_stored(&reader, "refused").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_waits_for_the_lock_of_another_program() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    let mut other = plain(&path).await?;
+    other.execute("BEGIN IMMEDIATE").await?;
+    let waiting = create(&store, &["user"]);
+    let release = async {
+        // Readers do not wait, and by then the write is on its way.
+        let before = is_stored(&store, "user").await?;
+        other.execute("ROLLBACK").await?;
+        TestResult::Ok(before)
+    };
+    let (written, before) = join(waiting, release).await;
+    written?;
+    assert!(!before?);
+    assert!(is_stored(&store, "user").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_that_finds_the_file_locked_past_its_deadline_was_surely_not_applied() -> TestResult
+{
+    let (_directory, path) = new_path()?;
+    let hasty = settings(|settings| settings.statement_timeout = Duration::from_millis(150));
+    let store = SqliteStore::open(&path, &hasty).await?;
+    let mut other = plain(&path).await?;
+    other.execute("BEGIN IMMEDIATE").await?;
+    let outcomes = write(&store, vec![put("user", 0, Vec::new())?]).await?;
+    assert!(
+        matches!(
+            outcomes[..],
+            [WriteOutcome::NotApplied(StoreError::Unavailable(_))]
+        ),
+        "{outcomes:?}"
+    );
+    other.execute("ROLLBACK").await?;
+    // The lock is free again, so whatever the first write left behind would now be done.
+    create(&store, &["neighbour"]).await?;
+    assert!(!is_stored(&store, "user").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_that_the_database_refuses_harms_no_neighbour() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    let mut other = plain(&path).await?;
+    other
+        .execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON durable_state
+             WHEN new.persistence_id = 'b-refused'
+             BEGIN SELECT RAISE(ABORT, 'marker-message'); END",
+        )
+        .await?;
+    let writes = ["a", "b-refused", "c"].map(|id| put(id, 0, b"marker-payload".to_vec()));
+    let outcomes = write(&store, writes.into_iter().collect::<TestResult<_>>()?).await?;
+    let [
+        WriteOutcome::Applied(_),
+        WriteOutcome::NotApplied(StoreError::Refused(refusal)),
+        WriteOutcome::Applied(_),
+    ] = outcomes.as_slice()
+    else {
+        return Err(format!("{outcomes:?}").into());
+    };
+    assert_eq!(&*refusal.code, "1811", "SQLITE_CONSTRAINT_TRIGGER");
+    assert!(!format!("{outcomes:?} {refusal}").contains("marker"));
+    assert!(is_stored(&store, "a").await? && is_stored(&store, "c").await?);
+    assert!(!is_stored(&store, "b-refused").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_told_and_its_neighbours_are_read() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let small = settings(|settings| settings.payload_bytes_max = 10);
+    let store = SqliteStore::open(&path, &small).await?;
+    let cases = [
+        ("large", "state_payload = x'0102030405060708090a0b'"),
+        ("largest", "state_payload = x'0102030405060708090a'"),
+        ("slice", "slice = 1024"),
+        ("slice-text", "slice = 'marker'"),
+        ("revision", "revision = -1"),
+        ("time", "db_timestamp = 9223372036854775807"),
+        ("tags", "tags = '{\"marker\": 1}'"),
+    ];
+    let ids: Vec<&str> = cases.iter().map(|(id, _)| *id).collect();
+    create(&store, &ids).await?;
+    let mut other = plain(&path).await?;
+    for (id, change) in cases {
+        let update = format!("UPDATE durable_state SET {change} WHERE persistence_id = '{id}'");
+        other.execute(&*update).await?;
+    }
+    for ((id, _), row) in cases.iter().zip(load(&store, &ids).await?) {
+        let reason = match row {
+            Ok(Some(_)) if *id == "largest" => continue,
+            Err(StoreError::Corrupt {
+                persistence_id,
+                reason,
+                ..
+            }) => {
+                assert_eq!(persistence_id.as_str(), *id);
+                reason
+            }
+            other => return Err(format!("{id}: {other:?}").into()),
+        };
+        assert_eq!(
+            reason == DecodeError::TooLarge { limit: 10 },
+            *id == "large",
+            "{id}: {reason:?}"
+        );
+        assert!(!format!("{reason:?} {reason}").contains("marker"));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_rows_of_one_id_are_told_and_not_guessed_between() -> TestResult {
+    let (_directory, path) = new_path()?;
+    // A file whose table has Pekko's key only, as another program may have made it.
+    let mut other = plain_new(&path).await?;
+    other
+        .execute(
+            "CREATE TABLE durable_state (slice INTEGER, entity_type TEXT, persistence_id TEXT, revision INTEGER,
+             db_timestamp INTEGER, state_ser_id INTEGER, state_ser_manifest TEXT, state_payload BLOB, tags TEXT,
+             PRIMARY KEY (persistence_id, revision));
+             INSERT INTO durable_state VALUES (0, '', 'user', 7, 1, 31, '', x'00', NULL), (0, '', 'user', 1, 2, 31, '', x'00', NULL),
+             (0, '', 'user', 3, 3, 31, '', x'00', NULL), (0, '', 'other', 1, 4, 31, '', x'00', NULL)",
+        )
+        .await?;
+    let store = open(&path).await?;
+    let rows = load(&store, &["user", "other"]).await?;
+    let doubled = StoreError::DuplicateRows {
+        persistence_id: PersistenceId::unique("user")?,
+        lower: Revision::FIRST,
+        higher: Revision::new(7).ok_or("negative")?,
+    };
+    assert_eq!(rows[0], Err(doubled));
+    assert!(matches!(rows[1], Ok(Some(_))));
+    let outcomes = write(&store, vec![put("user", 0, Vec::new())?]).await?;
+    assert_eq!(outcomes, [WriteOutcome::Conflict], "no third row is made");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_that_goes_away_is_told_as_a_wrong_set_up() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    plain(&path)
+        .await?
+        .execute("DROP TABLE durable_state")
+        .await?;
+    let outcomes = write(&store, vec![put("user", 0, Vec::new())?]).await?;
+    let loaded = store.load(&[PersistenceId::unique("user")?]).await;
+    assert!(
+        matches!(
+            outcomes[..],
+            [WriteOutcome::NotApplied(StoreError::Misconfigured(
+                Cause::Database(_)
+            ))]
+        ),
+        "{outcomes:?}"
+    );
+    assert!(
+        matches!(loaded, Err(StoreError::Misconfigured(_))),
+        "{loaded:?}"
+    );
+    Ok(())
+}
+
+/// Runs one test of this file again, as `shell` runs it.
+fn child(shell: &str, test: &str, file: &Path) -> TestResult<Output> {
+    Ok(Command::new("sh")
+        .arg("-c")
+        .arg(shell)
+        .arg(std::env::current_exe()?)
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD_FILE, file)
+        .output()?)
+}
+
+fn child_file() -> Option<PathBuf> {
+    std::env::var_os(CHILD_FILE).map(PathBuf::from)
+}
+
+/// As root every file is writable, so the child runs as nobody where this process is root.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_the_operating_system_protects_is_refused_as_read_only() -> TestResult {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    const NAME: &str = "what_the_operating_system_protects_is_refused_as_read_only";
+    const NOBODY: u32 = 65_534;
+
+    if let Some(file) = child_file() {
+        return open_protected(&file).await;
+    }
+    let (directory, path) = new_path()?;
+    let store = open(&path).await?;
+    create(&store, &["user"]).await?;
+    store.close().await;
+    let protected = directory.path().join("protected");
+    std::fs::create_dir(&protected)?;
+    let in_protected = protected.join("user-state.db");
+    std::fs::copy(&path, &in_protected)?;
+    // The child may not be able to reach the build's directory.
+    let executable = directory.path().join("child");
+    std::fs::copy(std::env::current_exe()?, &executable)?;
+    let is_root = std::fs::metadata(&path)?.uid() == 0;
+    for (path, mode) in [
+        (directory.path(), 0o755),
+        (&executable, 0o755),
+        (&path, 0o444),
+        (&in_protected, 0o666),
+        (&protected, 0o555),
+    ] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    let mut child = Command::new(&executable);
+    child
+        .args(["--exact", NAME, "--nocapture"])
+        .env(CHILD_FILE, &path);
+    child.current_dir(directory.path());
+    if is_root {
+        std::os::unix::process::CommandExt::uid(&mut child, NOBODY);
+    }
+    let output = child.output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{told} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(told.contains("1 passed"), "{told}");
+    std::fs::set_permissions(&protected, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// A protected file, a writable file in a protected directory, a new file in a protected directory.
+async fn open_protected(file: &Path) -> TestResult {
+    let protected = file.with_file_name("protected");
+    let in_protected = protected.join("user-state.db");
+    for path in [file, &in_protected, &protected.join("new.db")] {
+        let refused = refusal(path, &StoreSettings::default()).await?;
+        assert!(
+            matches!(refused, OpenError::ReadOnly { .. }),
+            "{}: {refused:?}",
+            path.display()
+        );
+    }
+    for path in [file, &in_protected] {
+        let store = SqliteStore::open(path, &read_only()).await?;
+        assert!(is_stored(&store, "user").await?);
+    }
+    Ok(())
+}
+
+/// The largest file the child may write is reached in the middle of its writes. What it was told then is compared with
+/// what is in the file.
+#[tokio::test]
+async fn on_a_full_disk_nothing_acknowledged_is_lost_and_nothing_refused_is_there() -> TestResult {
+    if let Some(path) = child_file() {
+        return fill(&path).await;
+    }
+    let (_directory, path) = new_path()?;
+    open(&path).await?.close().await;
+    // A limit of 512 blocks of 512 or 1,024 bytes; the signal that comes with it is ignored, so writes fail.
+    let output = child(
+        "trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\"",
+        "on_a_full_disk_nothing_acknowledged_is_lost_and_nothing_refused_is_there",
+        &path,
+    )?;
+    let told = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{told}");
+    let store = open(&path).await?;
+    let (mut applied, mut failed) = (0, 0);
+    for line in told.lines() {
+        let Some((id, outcome)) = line
+            .strip_prefix("told ")
+            .and_then(|line| line.split_once(' '))
+        else {
+            continue;
+        };
+        let stored = is_stored(&store, id).await?;
+        match outcome {
+            "applied" => {
+                assert!(stored, "{id} was acknowledged");
+                applied += 1;
+            }
+            "not-applied" => {
+                assert!(!stored, "{id} was refused");
+                failed += 1;
+            }
+            "unknown" => failed += 1,
+            other => return Err(format!("{id}: {other}").into()),
+        }
+    }
+    assert!(applied > 0 && failed > 0, "{told}");
+    Ok(())
+}
+
+/// Writes until the disk is full and a little longer, and tells each outcome.
+async fn fill(path: &Path) -> TestResult {
+    let store = open(path).await?;
+    let mut failures = 0;
+    for number in 0..200 {
+        let id = format!("user-{number}");
+        let outcomes = write(&store, vec![put(&id, 0, vec![7; 20_000])?]).await?;
+        let told = match outcomes.as_slice() {
+            [WriteOutcome::Applied(_)] => "applied",
+            [WriteOutcome::NotApplied(StoreError::Unavailable(_))] => "not-applied",
+            [WriteOutcome::Unknown(_)] => "unknown",
+            other => return Err(format!("{other:?}").into()),
+        };
+        println!("\ntold {id} {told}");
+        failures += i32::from(told != "applied");
+        if failures > 3 {
+            return Ok(());
+        }
+    }
+    Err("the disk was never full".into())
+}
