@@ -121,18 +121,18 @@ pub(crate) fn keys(json: &Value) -> Vec<&str> {
 /// The compiled example beside this test. Cargo builds examples for a whole test run, but not for this test alone: then
 /// it is built here where it is missing or older than its sources.
 fn binary(example: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let test = std::env::current_exe()?;
-    let profile = test.ancestors().nth(2).ok_or("no profile directory")?;
+    let this = std::env::current_exe()?;
+    let profile = this.ancestors().nth(2).ok_or("no profile directory")?;
     let name = format!("{example}{}", std::env::consts::EXE_SUFFIX);
     let binary = profile.join("examples").join(name);
     let newest_source = newest_source()?;
-    if modified(&binary).is_ok_and(|built| newest_source <= built) {
+    if modified(&binary).is_ok_and(|at| newest_source <= at) {
         return Ok(binary);
     }
     let output = profile.parent().ok_or("no target directory")?;
     let release = profile.file_name().is_some_and(|name| name == "release");
-    let mut build = Command::new(env!("CARGO"));
-    build
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
         .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME")])
         .args(["--example", example, "--target-dir"])
         .arg(output)
@@ -142,10 +142,10 @@ fn binary(example: &str) -> Result<PathBuf, Box<dyn Error>> {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            build.env_remove(&name);
+            cargo.env_remove(&name);
         }
     }
-    if build.status()?.success() {
+    if cargo.status()?.success() {
         Ok(binary)
     } else {
         Err(format!("example {example} does not build").into())
