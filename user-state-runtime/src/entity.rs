@@ -8,8 +8,8 @@
 //! (`flight`); they go out when it lands. When it does not, the requests behind the answers are handled again or
 //! told, and the entity is loaded anew or leaves.
 //!
-//! **Guarantees.** At most one write in flight. A creation or deletion is alone in its write. No answer leaves before
-//! the revision it was decided at is durable.
+//! **Guarantees.** At most one write in flight. A creating write holds the state after the first command; a deletion
+//! is alone in its write. No answer leaves before the revision it was decided at is durable.
 
 use std::collections::VecDeque;
 
@@ -205,7 +205,10 @@ where
             let Some(work) = self.work.as_deref_mut() else {
                 break;
             };
-            if work.is_blocked() || (self.durable.is_none() && !self.revision.is_none()) {
+            // A creating write holds the state after the first command, so the second waits until that is cut.
+            let uncut_creation =
+                self.durable.is_none() && !self.revision.is_none() && work.flight.is_none();
+            if work.is_blocked() || uncut_creation {
                 break;
             }
             let Some(next) = work.waiting.front() else {
@@ -533,7 +536,7 @@ impl<A: Aggregate> Work<A> {
             && !self.queued
     }
 
-    /// Something alone in its write is under way, or the outcome of a write is unknown.
+    /// A deletion is under way, or the outcome of a write is unknown.
     fn is_blocked(&self) -> bool {
         self.deletion.is_some()
             || self.doom.is_some()

@@ -293,6 +293,39 @@ async fn a_lock_held_too_long_is_a_write_surely_not_applied() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_lock_held_too_long_on_one_row_harms_no_neighbour() -> Outcome {
+    let mut scene = Scene::with_a_locked_row(Duration::from_millis(250)).await?;
+    let neighbours = ["0", "1", "b", "c"];
+    let create = neighbours.map(|id| put(id, 0, 1, b"1"));
+    write(&*scene.store, create.to_vec()).await;
+    let mut writes: Vec<_> = neighbours.map(|id| put(id, 1, 2, b"2")).to_vec();
+    writes.push(put("a", 1, 2, b"2"));
+    writes.push(put("nobody", 4, 5, b"5"));
+
+    let outcomes = write(&*scene.store, writes).await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [
+                WriteOutcome::Applied(_),
+                WriteOutcome::Applied(_),
+                WriteOutcome::NotApplied(StoreError::Unavailable(Cause::Database(error))),
+                WriteOutcome::Applied(_),
+                WriteOutcome::Applied(_),
+                WriteOutcome::Conflict,
+            ] if &*error.code == "55P03"
+        ),
+        "{outcomes:?}"
+    );
+    scene.blocker.execute("COMMIT").await?;
+    for id in neighbours {
+        assert_eq!(scene.revision(id).await?, Some(2), "{id}");
+    }
+    assert_eq!(scene.revision("a").await?, Some(1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_fence_never_ends_a_session_that_has_the_same_process_id_only() -> Outcome {
     let mut scene = Scene::with_a_locked_row(LONG).await?;
     let process_id: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")

@@ -13,8 +13,8 @@ use crate::pending::Settled;
 pub(super) struct Flight<A: Aggregate> {
     revision: Revision,
     settled: Vec<Settled<A>>,
-    /// A creation or a deletion: nothing is handled behind it before its outcome is known.
-    alone: bool,
+    /// A deletion: nothing is handled behind it before its outcome is known.
+    deletes: bool,
     resolution: Resolution,
 }
 
@@ -39,7 +39,7 @@ impl<A: Aggregate> Flight<A> {
     }
 
     pub(super) fn blocks(&self) -> bool {
-        self.alone || self.resolution != Resolution::NotNeeded
+        self.deletes || self.resolution != Resolution::NotNeeded
     }
 
     pub(super) fn is_abandoned(&self) -> bool {
@@ -90,11 +90,11 @@ where
         };
         match change {
             Ok(change) => {
-                let alone = work.deletion.take().is_some() || self.durable.is_none();
+                let deletes = work.deletion.take().is_some();
                 work.flight = Some(Flight {
                     revision: self.revision,
                     settled: std::mem::take(&mut work.gathered),
-                    alone,
+                    deletes,
                     resolution: Resolution::NotNeeded,
                 });
                 Ok(Some(Write {

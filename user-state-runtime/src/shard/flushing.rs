@@ -56,7 +56,8 @@ where
             self.with_entity(&id, |entity, driver| match entity.cut(driver) {
                 Ok(write) => {
                     cut = write;
-                    Moved::Waits
+                    // What waited for a creation to be cut goes on.
+                    entity.pump(driver)
                 }
                 Err(moved) => moved,
             });

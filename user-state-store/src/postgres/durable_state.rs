@@ -16,6 +16,7 @@ use crate::store::{BATCH_ROWS_MAX, StoredState};
 
 mod columns;
 mod create;
+mod locked;
 mod row;
 mod update;
 mod write;

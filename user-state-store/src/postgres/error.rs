@@ -18,6 +18,8 @@ pub(super) enum Failure {
     Taken,
     /// Lost against a concurrent transaction. Sending it again helps.
     Contended(DatabaseError),
+    /// Somebody else holds a row locked for too long. Find the row; the others may go through.
+    Locked(DatabaseError),
     /// Surely not applied; the database cannot do it now.
     Unavailable(Cause),
     /// Surely not applied; the database is not set up for it.
@@ -46,6 +48,7 @@ impl Failure {
             ("23", "505") => Self::Taken,
             ("21" | "22" | "23" | "44" | "54" | "P0", _) => Self::Refused(error),
             ("40", "001" | "P01") => Self::Contended(error),
+            ("55", "P03") => Self::Locked(error),
             // The connection was the problem, whoever noticed; 40003 says the outcome is unknown.
             ("08", _) | ("40", "003") => Self::Lost(Cause::Database(error)),
             ("25", "006") | ("28" | "3D" | "3F" | "42", _) => {
@@ -68,7 +71,9 @@ impl Failure {
 impl From<Failure> for Cause {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Refused(error) | Failure::Contended(error) => Self::Database(error),
+            Failure::Refused(error) | Failure::Contended(error) | Failure::Locked(error) => {
+                Self::Database(error)
+            }
             Failure::Unavailable(cause) | Failure::Misconfigured(cause) | Failure::Lost(cause) => {
                 cause
             }
@@ -83,7 +88,9 @@ impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Refused(error) => Self::Refused(error),
-            Failure::Contended(error) => Self::Unavailable(Cause::Database(error)),
+            Failure::Contended(error) | Failure::Locked(error) => {
+                Self::Unavailable(Cause::Database(error))
+            }
             Failure::Taken => Self::Unavailable(Cause::Other("a unique index refused the row")),
             Failure::Unavailable(cause) | Failure::Lost(cause) => Self::Unavailable(cause),
             Failure::Misconfigured(cause) => Self::Misconfigured(cause),

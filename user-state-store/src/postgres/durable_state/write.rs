@@ -1,7 +1,7 @@
 //! One outcome per write, whatever happens to the batch.
 //!
 //! **Problem.** A batch is a statement, and a statement succeeds or fails as a whole. **How.** Writes are grouped by
-//! the statement they need. A group that fails for a value is cut in two and sent again, until the culprit is
+//! the statement they need. A group that meets a row locked by somebody else is sent again without that row. A group that fails for a value is cut in two and sent again, until the culprit is
 //! alone; one that lost against a concurrent transaction is sent again as it is; one whose answer was lost is
 //! unknown, all of it.
 
@@ -13,7 +13,7 @@ use crate::connect::StoreSettings;
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::persistence_id::CHARACTERS_MAX;
 use crate::postgres::durable_state::create::{self, Halt};
-use crate::postgres::durable_state::update;
+use crate::postgres::durable_state::{locked, update};
 use crate::postgres::error::Failure;
 use crate::postgres::session::{Lease, Sessions};
 use crate::store::{Change, UnknownOutcome, Write, WriteBatch, WriteOutcome};
@@ -21,6 +21,10 @@ use crate::store::{Change, UnknownOutcome, Write, WriteBatch, WriteOutcome};
 /// How often a part of a batch is sent again after a deadlock. One side of a deadlock always goes through, so
 /// more than a few in a row mean something else.
 const CONTENDED_MAX: u32 = 5;
+
+/// How often a part of a batch is sent again without the rows that were locked. Each time has waited for
+/// `lock_timeout`.
+const LOCKED_MAX: u32 = 2;
 
 /// What the database said of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +155,13 @@ impl<'batch> Group<'batch> {
                     parts.push((middle..part.end, 0));
                     parts.push((part.start..middle, 0));
                 }
+                Sent::NotApplied(failure @ Failure::Locked(_))
+                    if part.len() > 1 && self.kind != Kind::Create && contended < LOCKED_MAX =>
+                {
+                    let error = StoreError::from(failure);
+                    let rest = self.without_locked(&mut leased, part, error).await;
+                    parts.extend(rest.into_iter().map(|part| (part, contended + 1)));
+                }
                 Sent::NotApplied(Failure::Taken) => self.settle(part, &WriteOutcome::Conflict),
                 Sent::NotApplied(failure) => {
                     self.settle(part, &WriteOutcome::NotApplied(failure.into()));
@@ -159,6 +170,32 @@ impl<'batch> Group<'batch> {
             lease = leased.is_usable().then_some(leased);
         }
         self.outcomes
+    }
+
+    /// Tells the writes of rows that somebody holds locked, and gives the parts between them.
+    async fn without_locked(
+        &mut self,
+        lease: &mut Lease<'_>,
+        part: Range<usize>,
+        error: StoreError,
+    ) -> Vec<Range<usize>> {
+        let writes = self.writes.get(part.clone()).unwrap_or_default();
+        let locked = match locked::locked(lease, writes).await {
+            Ok(locked) => locked,
+            Err(_) => (0..writes.len()).collect(),
+        };
+        let mut rest = Vec::new();
+        let mut start = part.start;
+        for (offset, index) in part.clone().enumerate() {
+            if locked.contains(&offset) {
+                self.settle(index..index + 1, &WriteOutcome::NotApplied(error.clone()));
+                rest.push(start..index);
+                start = index + 1;
+            }
+        }
+        rest.push(start..part.end);
+        rest.retain(|part| !part.is_empty());
+        rest
     }
 
     async fn send(&self, lease: &mut Lease<'_>, part: Range<usize>) -> Sent {
