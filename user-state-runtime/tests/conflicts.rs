@@ -28,7 +28,7 @@ impl Rivals {
         let database = Database::create().await?;
         let faulty = database.faulty().await?;
         let (bank, time) = (Bank::with_rate(10), ManualTime::new());
-        let runtime = ledgers(Arc::clone(&faulty) as _, &bank)
+        let runtime = ledgers(faulty.clone(), &bank)
             .conflict_policy(policy)
             .clock(time.clone())
             .start()?;

@@ -28,7 +28,7 @@ const USERS: usize = 48;
 const ACKNOWLEDGED_BEFORE_KILL: usize = 3_000;
 
 /// A bound for what is a matter of seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn products(state: &UserState) -> Vec<&str> {
     state

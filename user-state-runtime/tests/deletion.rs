@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use support::ledger::{Bank, add, id, ledgers};
 use support::{AnyError, Call, Database, TICK, TestResult, cart, execute, key, login, sent, view};
-use user_state_domain::UserState;
+use user_state_domain::{ProductId, UserState};
 use user_state_runtime::testkit::{FaultyStore, ManualTime, TestProbe, WriteFault};
 use user_state_runtime::{
     Clock, ConflictPolicy, EntityRef, FailureReason, LifecycleEvent, RequestError, Runtime,
@@ -28,7 +28,7 @@ async fn users(form: DeleteForm) -> Result<Users, AnyError> {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
-    let runtime = Runtime::for_users(Arc::clone(&faulty) as _)
+    let runtime = Runtime::for_users(faulty.clone())
         .clock(time.clone())
         .delete_form(form)
         .start()?;
@@ -162,7 +162,11 @@ async fn a_delete_is_a_barrier_between_earlier_and_later_commands() -> TestResul
         assert_eq!(last.await?.get(), later[1], "{form:?}");
         let state = user.state().await?.state;
         assert_eq!(state.last_login, None);
-        let products: Vec<_> = state.recent_products.iter().map(|p| p.as_str()).collect();
+        let products: Vec<_> = state
+            .recent_products
+            .iter()
+            .map(ProductId::as_str)
+            .collect();
         assert_eq!(products, ["kept"]);
         assert_eq!(users.stored().await?, Some((later[1], false)));
         for revision in [2, 3, deleted] {
@@ -233,7 +237,7 @@ async fn a_delete_that_meets_another_writer_is_made_on_what_that_one_left() -> T
         let database = Database::create().await?;
         let faulty = database.faulty().await?;
         let time = ManualTime::new();
-        let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+        let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
             .conflict_policy(ConflictPolicy::retry_once())
             .delete_form(form)
             .clock(time.clone())

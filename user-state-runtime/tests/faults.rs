@@ -3,6 +3,11 @@
 //! Method: one fault after the other on one entity of a batch, then many of them by chance, and a check of everything
 //! that callers were told against the rows.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic, in what it calls as well"
+)]
+
 mod support;
 
 use std::sync::Arc;
@@ -36,7 +41,7 @@ fn one_shard() -> Settings {
 }
 
 fn retrying(store: &Arc<FaultyStore>) -> RuntimeBuilder<Ledger> {
-    ledgers(Arc::clone(store) as _, &Bank::with_rate(1))
+    ledgers(store.clone(), &Bank::with_rate(1))
         .conflict_policy(ConflictPolicy::retry_once())
         .settings(one_shard())
 }
@@ -85,10 +90,9 @@ async fn outcome_in_a_batch(fault: WriteFault, writers: Writers) -> Result<Outco
     let restarted = ledgers(database.store().await?, &Bank::with_rate(1)).start()?;
     assert_eq!(sum(&restarted.entity(id("b"))).await?, seen, "{fault:?}");
     match outcome {
-        Outcome::Done => assert_eq!(seen, (11, 2), "{fault:?}"),
+        // Of the faults here, those whose outcome stays unknown are applied.
+        Outcome::Done | Outcome::Unknown => assert_eq!(seen, (11, 2), "{fault:?}"),
         Outcome::NotApplied => assert_eq!(seen, (1, 1), "{fault:?}"),
-        // The faults below that end so were applied.
-        Outcome::Unknown => assert_eq!(seen, (11, 2), "{fault:?}"),
     }
     let expected = i64::try_from(seen.1)? + 1;
     assert_eq!(hit.execute(add(100)).await?.get(), expected, "{fault:?}");
@@ -234,7 +238,7 @@ async fn past_the_resolve_timeout_callers_are_told_and_the_entity_stays_closed_u
 async fn a_tell_that_fails_is_an_event_and_a_count() -> TestResult {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .settings(one_shard())
         .start()?;
     let ledger = runtime.entity(id("l"));
@@ -303,18 +307,15 @@ async fn a_load_that_fails_fails_its_own_entity_only_and_the_next_message_recove
             [&bad, &good].map(|ledger| (execute(ledger, LedgerCommand::Add(vec![])), read(ledger)));
         drop(held);
         let [(bad_call, bad_read), (good_call, good_read)] = calls;
-        match fault {
-            LoadFault::Fail => {
-                assert!(matches!(bad_call.await, Err(ExecuteError::Unavailable(_))));
-                assert!(matches!(bad_read.await, Err(RequestError::Unavailable(_))));
-            }
-            _ => {
-                assert!(matches!(
-                    bad_call.await,
-                    Err(ExecuteError::Unreadable(StoreError::Corrupt { .. }))
-                ));
-                assert!(matches!(bad_read.await, Err(RequestError::Unreadable(_))));
-            }
+        if fault == LoadFault::Fail {
+            assert!(matches!(bad_call.await, Err(ExecuteError::Unavailable(_))));
+            assert!(matches!(bad_read.await, Err(RequestError::Unavailable(_))));
+        } else {
+            assert!(matches!(
+                bad_call.await,
+                Err(ExecuteError::Unreadable(StoreError::Corrupt { .. }))
+            ));
+            assert!(matches!(bad_read.await, Err(RequestError::Unreadable(_))));
         }
         assert_eq!(good_call.await?.get(), 1);
         assert_eq!(good_read.await?.state.balance, 7);

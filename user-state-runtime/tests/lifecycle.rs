@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use support::ledger::{Bank, LedgerCommand, add, id, ledgers};
@@ -58,8 +58,8 @@ async fn a_probe_that_lost_events_vouches_for_nothing() -> TestResult {
         runtime.entity(id("l")).execute(add(amount)).await?;
     }
     assert!(matches!(expects.expect().await, Err(ProbeError::Lagged(_))));
-    let searched = searches.expect_where(|_| true).await;
-    assert!(matches!(searched, Err(ProbeError::Lagged(_))));
+    let found = searches.expect_where(|_| true).await;
+    assert!(matches!(found, Err(ProbeError::Lagged(_))));
     assert!(matches!(
         expects_none.expect_none(),
         Err(ProbeError::Lagged(_))
@@ -81,7 +81,7 @@ struct Counts(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
 
 impl Counts {
     fn read(&self) -> BTreeMap<String, u64> {
-        let counts = self.0.lock().unwrap();
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let read = |(name, count): (&String, &Arc<AtomicU64>)| {
             (name.clone(), count.load(Ordering::SeqCst))
         };
@@ -95,7 +95,7 @@ impl Recorder for Counts {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut counts = self.0.lock().unwrap();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Counter::from_arc(Arc::clone(counts.entry(key.name().to_owned()).or_default()))
     }
 
@@ -113,7 +113,7 @@ async fn stats_and_metrics_count_the_same() -> TestResult {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let counts = Counts::default();
-    let builder = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let builder = ledgers(faulty.clone(), &Bank::with_rate(1))
         .conflict_policy(user_state_runtime::ConflictPolicy::retry_once())
         .settings(Settings {
             shards: 1,

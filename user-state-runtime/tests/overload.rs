@@ -26,7 +26,7 @@ async fn small(settings: Settings) -> Result<Small, AnyError> {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
         .settings(Settings {
             shards: 1,
@@ -205,11 +205,12 @@ async fn at_the_live_limit_the_least_recent_leaves_and_never_a_busy_or_dirty_one
         ..Settings::default()
     })
     .await?;
-    let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(|name| small.runtime.entity(id(name)));
-    for ledger in [&a, &b, &c] {
+    let [one, two, three, four, five] =
+        ["one", "two", "three", "four", "five"].map(|name| small.runtime.entity(id(name)));
+    for ledger in [&one, &two, &three] {
         ledger.execute(add(1)).await?;
     }
-    a.state().await?;
+    one.state().await?;
     let mut probe = TestProbe::new(&small.runtime);
     let left = async |probe: &mut TestProbe| {
         let event = probe
@@ -217,23 +218,23 @@ async fn at_the_live_limit_the_least_recent_leaves_and_never_a_busy_or_dirty_one
             .await?;
         Ok::<_, AnyError>(event)
     };
-    d.state().await?;
+    four.state().await?;
     let limit = |name| LifecycleEvent::Passivated {
         persistence_id: id(name),
         revision: user_state_store::Revision::FIRST,
         reason: PassivationReason::Limit,
     };
-    assert_eq!(left(&mut probe).await?, limit("b"), "a was read since");
+    assert_eq!(left(&mut probe).await?, limit("two"), "one was read since");
 
-    // c is the least recent now, but dirty: a goes.
+    // Three is the least recent now, but dirty: one goes.
     let held = small.faulty.hold_writes();
     let batches = small.runtime.stats().batches;
-    let dirty = execute(&c, add(1));
+    let dirty = execute(&three, add(1));
     small.faulty.batches_arrived(batches + 1).await;
-    a.state().await?;
-    d.state().await?;
-    e.state().await?;
-    assert_eq!(left(&mut probe).await?, limit("a"));
+    one.state().await?;
+    four.state().await?;
+    five.state().await?;
+    assert_eq!(left(&mut probe).await?, limit("one"));
     assert_eq!(small.runtime.stats().live, 3);
     drop(held);
     assert_eq!(dirty.await?.get(), 2);

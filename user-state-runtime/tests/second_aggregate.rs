@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use support::ledger::{Bank, LedgerCommand, Trap, add, id, ledgers, sum};
 use support::{Database, TICK, TestResult, execute, is_open, read};
 use user_state_runtime::testkit::{ManualTime, WriteFault};
@@ -37,7 +35,7 @@ async fn no_answer_leaves_before_the_state_it_was_decided_on_is_durable() -> Tes
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
         .start()?;
     let ledger = runtime.entity(id("l"));
@@ -75,7 +73,7 @@ async fn what_a_refusal_or_a_read_saw_is_decided_again_when_its_write_fails() ->
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .conflict_policy(ConflictPolicy::retry_once())
         .clock(time.clone())
         .start()?;

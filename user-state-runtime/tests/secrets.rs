@@ -2,6 +2,11 @@
 //! Method: one run with faults, unreadable rows and conflicts, with marker values in the URL, the users' ids and their
 //! products, everything that is traced captured down to TRACE, and every public value shown.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by a panic, in what it calls as well"
+)]
+
 mod support;
 
 use std::fmt::{Debug, Write};
@@ -33,7 +38,7 @@ impl Visit for Line {
 }
 
 impl Traced {
-    fn push(&self, metadata: &Metadata<'_>, line: Line) {
+    fn push(&self, metadata: &Metadata<'_>, line: &Line) {
         let line = format!("{} {}{}", metadata.target(), metadata.name(), line.0);
         self.0.lock().unwrap().push((*metadata.level(), line));
     }
@@ -47,7 +52,7 @@ impl Subscriber for Traced {
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let mut line = Line(String::new());
         attributes.record(&mut line);
-        self.push(attributes.metadata(), line);
+        self.push(attributes.metadata(), &line);
         Id::from_u64(1)
     }
 
@@ -62,7 +67,7 @@ impl Subscriber for Traced {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.push(event.metadata(), line);
+        self.push(event.metadata(), &line);
     }
 
     fn enter(&self, _: &Id) {}
@@ -85,7 +90,7 @@ fn view() -> UserCommand {
 async fn shown_by_a_troubled_run(database: &Database) -> Result<Vec<String>, AnyError> {
     let mut shown = vec![format!("{:?}", database.options)];
     let faulty: Arc<FaultyStore> = database.faulty().await?;
-    let builder = Runtime::for_users(Arc::clone(&faulty) as _).settings(Settings {
+    let builder = Runtime::for_users(faulty.clone()).settings(Settings {
         shards: 1,
         entity_requests_max: 1,
         resolve_interval: Duration::from_millis(5),

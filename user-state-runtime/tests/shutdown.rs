@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use support::ledger::{Bank, add, id, ledgers, sum};
@@ -84,7 +83,7 @@ async fn what_was_told_before_is_kept_and_everything_later_is_refused() -> TestR
 async fn with_a_store_that_hangs_it_ends_in_time_and_tells_everyone_the_truth() -> TestResult {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .settings(Settings {
             shards: 1,
             mailbox_messages_max: 4,
@@ -146,7 +145,7 @@ async fn with_a_store_that_hangs_it_ends_in_time_and_tells_everyone_the_truth() 
 async fn an_unresolved_write_is_waited_for_within_the_time() -> TestResult {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .settings(Settings {
             resolve_interval: Duration::from_millis(5),
             ..Settings::default()

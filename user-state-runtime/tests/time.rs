@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -13,7 +12,7 @@ use support::{Database, TICK, TestResult, is_open, sent};
 use user_state_runtime::testkit::{ManualTime, TestProbe, WriteFault};
 use user_state_runtime::{BarrierError, Clock, FailureReason, LifecycleEvent, Settings};
 
-const IDLE: Duration = Duration::from_secs(30 * 60);
+const IDLE: Duration = Duration::from_mins(30);
 
 fn quick() -> Settings {
     Settings {
@@ -28,7 +27,7 @@ async fn an_advance_waits_for_entities_that_recover_and_handlers_that_wait() -> 
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let (bank, time) = (Bank::with_rate(2), ManualTime::new());
-    let runtime = ledgers(Arc::clone(&faulty) as _, &bank)
+    let runtime = ledgers(faulty.clone(), &bank)
         .clock(time.clone())
         .settings(quick())
         .start()?;
@@ -98,7 +97,7 @@ async fn an_advance_past_an_entity_that_cannot_be_flushed_is_an_error() -> TestR
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
         .settings(quick())
         .start()?;
@@ -130,7 +129,7 @@ async fn an_advance_past_a_write_that_hangs_is_late_and_not_stuck() -> TestResul
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
     let late = Duration::from_millis(50);
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
         .settings(Settings {
             advance_timeout: late,
@@ -156,7 +155,7 @@ async fn an_unresolved_write_neither_blocks_an_advance_nor_passes_for_flushed() 
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let time = ManualTime::new();
-    let runtime = ledgers(Arc::clone(&faulty) as _, &Bank::with_rate(1))
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
         .settings(Settings {
             resolve_timeout: Duration::from_millis(20),

@@ -80,10 +80,7 @@ async fn with_faults_at_most_the_unknown_commands_are_beyond_the_acknowledged_on
         for (store, seed) in stores.iter().zip([seed, seed + 1]) {
             chaos.spawn(disturb(Arc::clone(store), seed, 40));
         }
-        let runtimes = [
-            runtime(Arc::clone(&stores[0]) as _)?,
-            runtime(Arc::clone(&stores[1]) as _)?,
-        ];
+        let runtimes = [runtime(stores[0].clone())?, runtime(stores[1].clone())?];
         let answers = contend(&database, &runtimes).await?;
         assert!(
             answers.acknowledged > 0 && answers.not_applied > 0,

@@ -4,8 +4,6 @@
 
 mod support;
 
-use std::sync::Arc;
-
 use sqlx::Executor;
 use support::{AnyError, Database, TestResult, cart, execute, key, login, read};
 use user_state_domain::UserState;
@@ -181,7 +179,7 @@ async fn healthy_users_of_the_same_load_are_served() -> TestResult {
         damage(&database, name, how).await?;
     }
     let faulty = database.faulty().await?;
-    let runtime = Runtime::for_users(Arc::clone(&faulty) as _)
+    let runtime = Runtime::for_users(faulty.clone())
         .settings(Settings {
             shards: 1,
             loads_in_flight_max: 1,

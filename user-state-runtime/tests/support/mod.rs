@@ -5,6 +5,13 @@
     unreachable_pub,
     reason = "each test file uses a part of it"
 )]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic, in what it calls as well"
+)]
 
 use std::error::Error;
 use std::pin::Pin;
