@@ -162,8 +162,8 @@ mod tests {
 
     use super::*;
     use crate::postgres::durable_state::{
-        DELETE_STATES, INSERT_STATES, SELECT_CHANGES, SELECT_OTHER_ROWS, SELECT_PERSISTENCE_IDS,
-        SELECT_STATES, UPDATE_STATES,
+        DELETE_STATES, INSERT_STATES, SELECT_CHANGES, SELECT_LOCKED, SELECT_OTHER_ROWS,
+        SELECT_PERSISTENCE_IDS, SELECT_STATES, UPDATE_STATES,
     };
 
     /// A session as the store's own, with temporary tables.
@@ -205,6 +205,7 @@ mod tests {
             DELETE_STATES,
             INSERT_STATES,
             SELECT_OTHER_ROWS,
+            SELECT_LOCKED,
             fence::SELECT_START,
             fence::TERMINATE,
             session::SELECT_SESSION,

@@ -23,6 +23,8 @@ mod write;
 
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
+#[cfg(test)]
+pub(super) use locked::SELECT_LOCKED;
 use row::Found;
 pub(super) use row::Micros;
 #[cfg(test)]
