@@ -482,7 +482,7 @@ where
         };
         let mut again = VecDeque::with_capacity(work.gathered.len() + work.waiting.len());
         for settled in std::mem::take(&mut work.gathered) {
-            match settled.undo(undo) {
+            match settled.undo(undo, driver.conflict_policy) {
                 Ok(pending) => again.push_back(pending),
                 Err(pending) => driver.fail(pending, failure.clone()),
             }

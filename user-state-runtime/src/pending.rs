@@ -7,6 +7,7 @@ use user_state_store::Revision;
 
 use crate::clock::Moment;
 use crate::error::Failure;
+use crate::policy::ConflictPolicy;
 use crate::request::{Answer, Observers, Request};
 
 /// Counts a shard's requests: the open ones, for its bound, and the unhandled ones, for its barriers.
@@ -142,13 +143,14 @@ impl<A: Aggregate> Pending<A> {
         }
     }
 
-    /// The request, to be handled again; an error where it was handled twice or its command is gone.
-    pub(crate) fn retry(mut self) -> Result<Self, Self> {
+    /// The request, to be handled again; an error where it was handled twice or the policy does not want it.
+    fn retry(mut self, policy: &ConflictPolicy<A>) -> Result<Self, Self> {
         let repeatable = match &self.request {
             Request::Execute { command, .. } | Request::Tell { command } => {
+                // The policy decided when the command was handled whether a copy of it is kept.
                 command.is_some() && self.attempts == 0
             }
-            Request::Delete { .. } => self.attempts == 0,
+            Request::Delete { .. } => policy.retries() && self.attempts == 0,
             Request::Read { .. }
             | Request::Confirm { .. }
             | Request::Passivate { .. }
@@ -180,10 +182,14 @@ impl<A: Aggregate> Settled<A> {
     }
 
     /// The request, to be handled again, where `undo` allows it and it can be.
-    pub(crate) fn undo(self, undo: Undo) -> Result<Pending<A>, Pending<A>> {
+    pub(crate) fn undo(
+        self,
+        undo: Undo,
+        policy: &ConflictPolicy<A>,
+    ) -> Result<Pending<A>, Pending<A>> {
         if undo == Undo::Changes && self.is_change() {
             return Err(self.pending);
         }
-        self.pending.retry()
+        self.pending.retry(policy)
     }
 }

@@ -263,3 +263,22 @@ async fn a_delete_that_meets_another_writer_is_made_on_what_that_one_left() -> T
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn where_the_policy_is_to_fail_a_delete_that_meets_another_writer_deletes_nothing()
+-> TestResult {
+    let database = Database::create().await?;
+    let faulty = database.faulty().await?;
+    let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
+        .conflict_policy(ConflictPolicy::fail())
+        .start()?;
+    let ledger = runtime.entity(id("l"));
+    ledger.execute(add(1)).await?;
+    let rival = ledgers(database.store().await?, &Bank::with_rate(1)).start()?;
+    rival.entity(id("l")).execute(add(100)).await?;
+
+    assert_eq!(ledger.delete().await, Err(RequestError::Conflict));
+    let left = ledger.state().await?;
+    assert_eq!((left.state.recent, left.revision.get()), (vec![1, 100], 2));
+    Ok(())
+}

@@ -91,7 +91,8 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// each entity; marks of deletion included. See [`ChangesQuery`].
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`].
+    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`]; [`StoreError::Corrupt`] where a row of the page
+    /// cannot be read, since a page without it would lose the change.
     ///
     /// # Cancel safety
     /// Dropping the future loses the answer and nothing else.
