@@ -194,11 +194,12 @@ async fn racing_creators_of_both_kinds_leave_one_row_each_and_one_winner() -> Ou
         });
     }
     let mut theirs = JoinSet::new();
-    for _ in 0..3 {
+    for actor in 0..3 {
         let (mut pekko, ids) = (database.connect().await?, ids.clone());
         theirs.spawn(async move {
             let mut applied = 0;
-            for id in &ids {
+            // Each id has one actor: two of them would make a second row without us.
+            for id in ids.iter().skip(actor).step_by(3) {
                 let inserting = sqlx::query(
                     "INSERT INTO durable_state VALUES
                      (1, '', $1, 1, transaction_timestamp(), 31, 'm', 'theirs', NULL)",
