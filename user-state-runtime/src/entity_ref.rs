@@ -142,7 +142,8 @@ where
     /// Takes the entity out of memory once everything before is durable. The next message recovers it.
     ///
     /// # Errors
-    /// Where something before could not be made durable in time, or a bound was reached.
+    /// Where an unresolved write is ahead for too long, or a bound was reached. A write before that failed has answered its
+    /// own callers; the entity has left with it.
     ///
     /// # Cancel safety
     /// Dropping the future stops the waiting only.

@@ -108,6 +108,14 @@ pub enum StartError {
     /// A limit that leaves no room to work.
     #[error("{0} must be at least 1")]
     ZeroLimit(&'static str),
+    /// A limit that no machine has the memory for.
+    #[error("{name} must be at most {ceiling}")]
+    LimitTooLarge {
+        /// The limit.
+        name: &'static str,
+        /// The most it may be.
+        ceiling: usize,
+    },
     /// The mapping gives more tags than a row may have.
     #[error(
         "the mapping gives {tags} tags, a row has at most {}",

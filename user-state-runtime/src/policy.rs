@@ -32,8 +32,8 @@ impl<A: Aggregate> ConflictPolicy<A> {
         Self(Some(A::Command::clone))
     }
 
-    /// Their callers get [`crate::ExecuteError::Conflict`] at once; so do callers whose rejection was decided
-    /// on the lost state.
+    /// Their callers get [`crate::ExecuteError::Conflict`] at once. No copy of a command is kept, so a rejection that was
+    /// decided on a lost state is not decided again: its caller is told what became of the write it depended on.
     pub fn fail() -> Self {
         Self(None)
     }

@@ -6,6 +6,12 @@ use user_state_store::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 
 use crate::error::StartError;
 
+/// The most messages of a bounded queue: more memory than any machine has for it.
+const QUEUE_CEILING: usize = 1 << 26;
+
+/// The longest time-out in real time, a year: later deadlines could not be represented.
+const REAL_TIME_CEILING: Duration = Duration::from_hours(365 * 24);
+
 /// The bounds and time-outs of a runtime. Every queue is bounded; each default says why that number.
 ///
 /// ```
@@ -82,7 +88,7 @@ impl Settings {
     /// The settings with every limit brought into its range.
     ///
     /// # Errors
-    /// Where a limit is 0.
+    /// Where a limit is 0 or beyond reason.
     pub(crate) fn checked(mut self) -> Result<Self, StartError> {
         let limits = [
             ("shards", self.shards),
@@ -99,6 +105,25 @@ impl Settings {
         ];
         if let Some((name, _)) = limits.into_iter().find(|(_, limit)| *limit == 0) {
             return Err(StartError::ZeroLimit(name));
+        }
+        for (name, messages) in [
+            ("mailbox_messages_max", self.mailbox_messages_max),
+            ("lifecycle_events_max", self.lifecycle_events_max),
+        ] {
+            if messages > QUEUE_CEILING {
+                return Err(StartError::LimitTooLarge {
+                    name,
+                    ceiling: QUEUE_CEILING,
+                });
+            }
+        }
+        for timeout in [
+            &mut self.resolve_timeout,
+            &mut self.resolve_interval,
+            &mut self.advance_timeout,
+            &mut self.shutdown_timeout,
+        ] {
+            *timeout = (*timeout).min(REAL_TIME_CEILING);
         }
         self.batch_rows_max = self.batch_rows_max.min(BATCH_ROWS_MAX);
         self.batch_bytes_max = self.batch_bytes_max.min(BATCH_BYTES_MAX);

@@ -14,6 +14,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument;
 use user_state_store::PersistenceId;
 
 use crate::barrier::BarrierError;
@@ -143,10 +144,14 @@ fn start<A>(
     let store = Arc::clone(&context.store);
     match effect {
         Effect::Load(ids) => {
-            work.spawn(work::load(store, Arc::clone(&context.mapping), ids));
+            let span = tracing::debug_span!("load", aggregate = A::TYPE, rows = ids.len());
+            let load = work::load(store, Arc::clone(&context.mapping), ids);
+            work.spawn(load.instrument(span));
         }
         Effect::Write(batch) => {
-            work.spawn(work::write(store, batch));
+            let rows = batch.writes().len();
+            let span = tracing::debug_span!("write", aggregate = A::TYPE, rows);
+            work.spawn(work::write(store, batch).instrument(span));
         }
         Effect::Resolve { writes, again } => {
             let delay = if again {
@@ -154,7 +159,10 @@ fn start<A>(
             } else {
                 Duration::ZERO
             };
-            work.spawn(work::resolve(store, writes, context.writers, delay));
+            let rows = writes.len();
+            let span = tracing::debug_span!("resolve", aggregate = A::TYPE, rows, again);
+            let resolve = work::resolve(store, writes, context.writers, delay);
+            work.spawn(resolve.instrument(span));
         }
         Effect::Handle(id, running) => {
             handlers.push(running.map(|handled| (id, handled)).boxed());

@@ -70,7 +70,7 @@ counters! {
     batches => "user_state_batches_total",
     /// Writes that met another writer's revision.
     conflicts => "user_state_conflicts_total",
-    /// Requests that failed, overload not included.
+    /// Requests that failed, the runtime's own to let an idle entity leave included, overload not.
     failed => "user_state_failed_total",
     /// Requests refused because a bound was reached.
     overloaded => "user_state_overloaded_total",

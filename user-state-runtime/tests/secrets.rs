@@ -188,6 +188,11 @@ async fn no_secret_and_no_payload_is_shown_anywhere_and_ids_only_when_debugging(
     assert!(password.len() >= 16, "too short to be looked for");
     shown.extend(panics.lock().unwrap().drain(..));
     let traced = std::mem::take(&mut *traced.0.lock().unwrap());
+    for span in ["load", "write", "resolve"] {
+        let name = format!("user_state_runtime::shard {span} ");
+        let spans = traced.iter().filter(|(_, line)| line.starts_with(&name));
+        assert!(spans.count() > 0, "no span of {span}");
+    }
     assert!(!traced.is_empty(), "nothing was captured");
     for (level, line) in &traced {
         if *level < Level::DEBUG {

@@ -269,3 +269,32 @@ async fn thousands_of_due_entities_leave_in_one_advance() -> TestResult {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn an_advance_waits_for_entities_that_get_their_room_behind_it() -> TestResult {
+    let database = Database::create().await?;
+    let (bank, time) = (Bank::with_rate(1), ManualTime::new());
+    let runtime = ledgers(database.store().await?, &bank)
+        .clock(time.clone())
+        .settings(Settings {
+            shards: 1,
+            live_entities_max: 1,
+            ..Settings::default()
+        })
+        .start()?;
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        runtime.entity(id(name)).tell(add(1))?;
+    }
+    time.advance(IDLE).await?;
+    let stats = runtime.stats();
+    assert_eq!(
+        (stats.live, stats.recovered, stats.passivated),
+        (0, 4, 4),
+        "whoever waited for room was due as well"
+    );
+    for name in names {
+        assert_eq!(sum(&runtime.entity(id(name))).await?, (1, 1));
+    }
+    Ok(())
+}

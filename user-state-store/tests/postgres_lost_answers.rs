@@ -326,6 +326,31 @@ async fn a_lock_held_too_long_on_one_row_harms_no_neighbour() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_row_that_somebody_else_is_just_making_harms_no_neighbour() -> Outcome {
+    let mut scene = Scene::with_a_locked_row(Duration::from_secs(1)).await?;
+    scene
+        .blocker
+        .execute(
+            "INSERT INTO durable_state
+             VALUES (1, '', 'new-3', 1, now(), 31, 'm', 'theirs', NULL)",
+        )
+        .await?;
+    let ids: Vec<String> = (0..8).map(|number| format!("new-{number}")).collect();
+    let writes = ids.iter().map(|id| put(id, 0, 1, b"ours")).collect();
+    let outcomes = write(&*scene.store, writes).await;
+    for (number, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            WriteOutcome::Applied(_) if number != 3 => {}
+            WriteOutcome::NotApplied(StoreError::Unavailable(Cause::Database(error)))
+                if number == 3 && &*error.code == "55P03" => {}
+            other => return Err(format!("{number}: {other:?}").into()),
+        }
+    }
+    scene.blocker.execute("ROLLBACK").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_fence_never_ends_a_session_that_has_the_same_process_id_only() -> Outcome {
     let mut scene = Scene::with_a_locked_row(LONG).await?;
     let process_id: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")

@@ -38,6 +38,8 @@ pub(super) struct Core<A: Aggregate> {
     /// The latest clock reading of any input.
     pub(super) now: Moment,
     pub(super) more_due: bool,
+    /// Entities that are due and not idle were told to leave since the last turn.
+    pub(super) leaves_opened: bool,
     pub(super) effects: Vec<Effect<A>>,
     /// Entities whose row has to be loaded.
     loads: VecDeque<PersistenceId>,
@@ -87,6 +89,7 @@ where
             batches_in_flight: 0,
             unresolved: Vec::new(),
             more_due: false,
+            leaves_opened: false,
             effects: Vec::new(),
             loads: VecDeque::new(),
             loads_in_flight: 0,
@@ -279,6 +282,10 @@ where
     pub(super) fn turn(&mut self) {
         self.more_due = self.expire();
         self.admit();
+        if std::mem::take(&mut self.leaves_opened) && !self.barriers.is_empty() {
+            // Whoever came to life behind a barrier and was due already has to leave before it is passed, too.
+            self.requests.next_epoch();
+        }
         self.start_loads();
         self.cut_batches();
         self.pass_barrier();
@@ -367,8 +374,15 @@ where
     }
 
     fn bring_to_life(&mut self, id: PersistenceId, pending: Pending<A>) {
-        let mut entity = Entity::new(pending.accepted_at);
+        let accepted_at = pending.accepted_at;
+        let mut entity = Entity::new(accepted_at);
         entity.enqueue(pending, &self.driver(&id));
+        if accepted_at + self.context.settings.idle_timeout <= self.now {
+            // It waited for room until it was due.
+            let leave = self.open_leave(PassivationReason::Idle);
+            entity.enqueue(leave, &self.driver(&id));
+            self.leaves_opened = true;
+        }
         self.context.counters.entity_entered();
         self.loads.push_back(id.clone());
         self.entities.insert(id, entity);
@@ -401,7 +415,7 @@ where
     }
 
     fn pass_barrier(&mut self) {
-        if !self.requests.earlier_are_handled() {
+        if self.more_due || !self.requests.earlier_are_handled() {
             return;
         }
         for waiter in self.barriers.drain(..) {

@@ -15,10 +15,6 @@ use crate::lifecycle::{LifecycleEvent, PassivationReason};
 /// millions of idle ones.
 const LEAVES_PER_TURN_MAX: usize = 512;
 
-/// How many of the least recent entities are looked at for one that can leave at once. They are idle but for
-/// those whose write is stuck.
-const CANDIDATES_MAX: usize = 64;
-
 impl<A> Core<A>
 where
     A: Aggregate + Clone + 'static,
@@ -44,6 +40,7 @@ where
             let leaving = entity.is_leaving();
             self.entities.to_back(&id);
             if !leaving {
+                self.leaves_opened = true;
                 let leave = self.open_leave(PassivationReason::Idle);
                 self.with_entity(&id, |entity, driver| {
                     entity.enqueue(leave, driver);
@@ -104,11 +101,12 @@ where
         if self.entities.len() < settings.live_entities_max / settings.shards {
             return true;
         }
-        let candidates = self.entities.iter().take(CANDIDATES_MAX);
-        let idle = candidates
-            .filter(|(_, entity)| Entity::is_idle(entity))
-            .map(|(id, _)| id.clone());
-        match idle.take(1).last() {
+        // The least recent are idle but for those whose write is on its way or stuck, and some with requests of their own.
+        let candidates_max = 2 * settings.batch_rows_max * settings.batches_in_flight_max;
+        let candidates = self.entities.iter().take(candidates_max);
+        let mut idle = candidates.filter(|(_, entity)| Entity::is_idle(entity));
+        let first = idle.next().map(|(id, _)| id.clone());
+        match first {
             Some(id) => {
                 self.passivate(&id, PassivationReason::Limit);
                 true

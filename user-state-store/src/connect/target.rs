@@ -55,9 +55,28 @@ impl Target {
         if url.cannot_be_a_base() {
             return Err(invalid("a host must follow postgres://"));
         }
+        // A `?`, `#` or `/` in a password that is not encoded ends the authority, and the rest of the secret, with the `@`
+        // behind it, would pass for a path or a parameter.
+        let behind_authority = [Some(url.path()), url.query(), url.fragment()];
+        if behind_authority
+            .into_iter()
+            .flatten()
+            .any(|part| part.contains('@'))
+        {
+            return Err(invalid(
+                "an `@` behind the host; percent-encode the password",
+            ));
+        }
         for (name, _) in url.query_pairs() {
             if !POSTGRES_PARAMETERS.contains(&&*name) {
-                return Err(invalid(&format!("unknown parameter {name:?}")));
+                let shown = name
+                    .chars()
+                    .all(|letter| letter.is_ascii_lowercase() || letter == '_');
+                return Err(invalid(&if shown {
+                    format!("unknown parameter {name:?}")
+                } else {
+                    "a parameter whose name is not made of lower-case letters".to_owned()
+                }));
             }
         }
         Ok(Self::Postgres(url))
@@ -118,6 +137,11 @@ mod tests {
             "postgres:",
             "postgres://user:marker@host:port/database",
             "postgres://user:marker@/database?sslpassword=marker",
+            "postgres://user:?marker@host/database",
+            "postgres://user:12?marker@host/database",
+            "postgres://user:/marker@host/database",
+            "postgres://user:#marker@host/database",
+            "postgres://host/database?Marker7=x&marker7=x",
             "sqlite:",
             "sqlite://",
             "sqlite:users.db?key=marker",

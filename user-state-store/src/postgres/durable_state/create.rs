@@ -26,6 +26,11 @@ use crate::store::Write;
 
 pub(in crate::postgres) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
+/// The beginning of a creation that looks for the row somebody else holds: it waits for no lock longer than it takes to
+/// see that it is held.
+pub(in crate::postgres) const BEGIN_IMPATIENT: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '50ms'";
+
 pub(in crate::postgres) const COMMIT: &str = "COMMIT";
 
 pub(in crate::postgres) const ROLLBACK: &str = "ROLLBACK";
@@ -97,8 +102,21 @@ pub(super) enum Halt {
     Unknown(Failure),
 }
 
+/// How long a creation waits for a row that somebody else is just making.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as the session's lock time-out allows.
+    Full,
+    /// Hardly: a part of a batch that met such a row already.
+    Little,
+}
+
 /// Creates the rows, each where no row of its id is, and answers for each.
-pub(super) async fn create(lease: &mut Lease<'_>, writes: &[&Write]) -> Result<Vec<Answer>, Halt> {
+pub(super) async fn create(
+    lease: &mut Lease<'_>,
+    writes: &[&Write],
+    patience: Patience,
+) -> Result<Vec<Answer>, Halt> {
     let mut taken = HashSet::new();
     loop {
         let candidates: Vec<&Write> = writes
@@ -109,7 +127,7 @@ pub(super) async fn create(lease: &mut Lease<'_>, writes: &[&Write]) -> Result<V
         if candidates.is_empty() {
             return Ok(vec![Answer::Conflict; writes.len()]);
         }
-        match attempt(lease, &candidates).await {
+        match attempt(lease, &candidates, patience).await {
             Ok((inserted, others)) if others.is_empty() => {
                 commit(lease).await?;
                 return Ok(writes
@@ -140,9 +158,17 @@ pub(super) async fn create(lease: &mut Lease<'_>, writes: &[&Write]) -> Result<V
 /// The ids inserted, with their times, and those of them that have another row.
 type Inserted = (HashMap<String, Micros>, Vec<String>);
 
-async fn attempt(lease: &mut Lease<'_>, writes: &[&Write]) -> Result<Inserted, Failure> {
+async fn attempt(
+    lease: &mut Lease<'_>,
+    writes: &[&Write],
+    patience: Patience,
+) -> Result<Inserted, Failure> {
     let deadline = lease.answer_deadline();
-    let answer = timeout(deadline, lease.begin()?.execute(BEGIN)).await;
+    let begin = match patience {
+        Patience::Full => BEGIN,
+        Patience::Little => BEGIN_IMPATIENT,
+    };
+    let answer = timeout(deadline, lease.begin()?.execute(begin)).await;
     lease.end(answer, Leaves::InTransaction)?;
 
     let columns = Columns::of(writes);

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use crate::connect::StoreSettings;
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::persistence_id::CHARACTERS_MAX;
-use crate::postgres::durable_state::create::{self, Halt};
+use crate::postgres::durable_state::create::{self, Halt, Patience};
 use crate::postgres::durable_state::{locked, update};
 use crate::postgres::error::Failure;
 use crate::postgres::session::{Lease, Sessions};
@@ -141,7 +141,7 @@ impl<'batch> Group<'batch> {
                 }
             };
             let session = leased.identity();
-            match self.send(&mut leased, part.clone()).await {
+            match self.send(&mut leased, part.clone(), contended).await {
                 Sent::Answered(answers) => self.answer(part, answers),
                 Sent::Unknown(cause) => {
                     let unknown = UnknownOutcome { session, cause };
@@ -155,8 +155,16 @@ impl<'batch> Group<'batch> {
                     parts.push((middle..part.end, 0));
                     parts.push((part.start..middle, 0));
                 }
+                // A row that is just being made cannot be looked for: it is not there yet.
+                Sent::NotApplied(Failure::Locked(_))
+                    if part.len() > 1 && self.kind == Kind::Create =>
+                {
+                    let middle = part.start + part.len() / 2;
+                    parts.push((middle..part.end, 1));
+                    parts.push((part.start..middle, 1));
+                }
                 Sent::NotApplied(failure @ Failure::Locked(_))
-                    if part.len() > 1 && self.kind != Kind::Create && contended < LOCKED_MAX =>
+                    if part.len() > 1 && contended < LOCKED_MAX =>
                 {
                     let error = StoreError::from(failure);
                     let rest = self.without_locked(&mut leased, part, error).await;
@@ -198,13 +206,18 @@ impl<'batch> Group<'batch> {
         rest
     }
 
-    async fn send(&self, lease: &mut Lease<'_>, part: Range<usize>) -> Sent {
+    async fn send(&self, lease: &mut Lease<'_>, part: Range<usize>, again: u32) -> Sent {
         let writes = self.writes.get(part).unwrap_or_default();
         let committed_by_itself = match self.kind {
             Kind::Update => update::update(lease, writes).await,
             Kind::Erase => update::erase(lease, writes).await,
             Kind::Create => {
-                return match create::create(lease, writes).await {
+                let patience = if again == 0 {
+                    Patience::Full
+                } else {
+                    Patience::Little
+                };
+                return match create::create(lease, writes, patience).await {
                     Ok(answers) => Sent::Answered(answers),
                     Err(Halt::NotApplied(failure)) => Sent::NotApplied(failure),
                     Err(Halt::Unknown(failure)) => Sent::Unknown(failure.into()),
