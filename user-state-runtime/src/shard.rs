@@ -86,7 +86,7 @@ pub(crate) async fn run<A>(
                 core.on_mail(mail.drain(..), count);
             }
             Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),
-            Some(done) = work.join_next() => core.on_done(done),
+            Some(done) = work.join_next() => core.on_done(done, Instant::now()),
             Some((id, handled)) = handlers.next() => core.on_handled(&id, handled),
             () = wait(&mut idle_timer), if idle_timer.is_some() => {
                 idle_timer = None;

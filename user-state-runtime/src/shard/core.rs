@@ -212,7 +212,7 @@ where
     }
 
     /// A piece of database work has come to its end.
-    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>) {
+    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>, now: Instant) {
         match done {
             Ok(Done::Loaded(rows)) => {
                 self.loads_in_flight = self.loads_in_flight.saturating_sub(1);
@@ -220,7 +220,7 @@ where
                     self.on_loaded(&id, row);
                 }
             }
-            Ok(Done::Written(outcomes)) => self.on_written(outcomes),
+            Ok(Done::Written(outcomes)) => self.on_written(outcomes, now),
             Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
             // The tokio runtime is going down, and this shard with it.
             Err(error) if error.is_cancelled() => {}

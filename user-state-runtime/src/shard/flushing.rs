@@ -68,7 +68,7 @@ where
         None
     }
 
-    pub(super) fn on_written(&mut self, outcomes: Vec<(Write, WriteOutcome)>) {
+    pub(super) fn on_written(&mut self, outcomes: Vec<(Write, WriteOutcome)>, now: Instant) {
         self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
         let mut unknown = Vec::new();
         for (write, outcome) in outcomes {
@@ -85,7 +85,7 @@ where
                     self.with_entity(id, |entity, driver| entity.on_not_applied(error, driver));
                 }
                 WriteOutcome::Unknown(outcome) => {
-                    let deadline = Instant::now() + self.context.settings.resolve_timeout;
+                    let deadline = now + self.context.settings.resolve_timeout;
                     self.with_entity(id, |entity, driver| {
                         entity.on_unknown(deadline, driver);
                         Moved::Waits
