@@ -349,8 +349,8 @@ async fn disturbed_run(seed: u64, writers: Writers) -> Result<Answers, AnyError>
     const COMMANDS: i64 = 12;
     let database = Database::create().await?;
     let histories: Vec<History> = (0..LEDGERS).map(|_| History::default()).collect();
-    // A lost creation whose repetition conflicts and finds no row is unknown even to a sole writer, so all
-    // rows are there before anything goes wrong.
+    // A lost creation whose repetition conflicts and finds no row is unknown even to a sole writer, so all rows are
+    // there before anything goes wrong.
     let creator = ledgers(database.store().await?, &Bank::with_rate(1)).start()?;
     for (number, history) in histories.iter().enumerate() {
         let ledger = creator.entity(id(&number.to_string()));

@@ -336,7 +336,7 @@ async fn a_write_that_finds_the_file_locked_past_its_deadline_was_surely_not_app
 {
     let (_directory, path) = new_path()?;
     let store = open(&path).await?;
-    let hasty = settings(|settings| settings.statement_timeout = Duration::from_millis(150));
+    let hasty = settings(|settings| settings.statement_timeout = Duration::from_millis(500));
     let hasty = SqliteStore::open(&path, &hasty).await?;
     let mut other = plain(&path).await?;
     other.execute("BEGIN IMMEDIATE").await?;
