@@ -335,11 +335,12 @@ async fn a_write_waits_for_the_lock_of_another_program() -> TestResult {
 async fn a_write_that_finds_the_file_locked_past_its_deadline_was_surely_not_applied() -> TestResult
 {
     let (_directory, path) = new_path()?;
-    let hasty = settings(|settings| settings.statement_timeout = Duration::from_millis(150));
-    let store = SqliteStore::open(&path, &hasty).await?;
+    let store = open(&path).await?;
+    let hasty = settings(|settings| settings.statement_timeout = Duration::from_millis(500));
+    let hasty = SqliteStore::open(&path, &hasty).await?;
     let mut other = plain(&path).await?;
     other.execute("BEGIN IMMEDIATE").await?;
-    let outcomes = write(&store, vec![put("user", 0, Vec::new())?]).await?;
+    let outcomes = write(&hasty, vec![put("user", 0, Vec::new())?]).await?;
     assert!(
         matches!(
             outcomes[..],

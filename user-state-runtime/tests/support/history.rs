@@ -22,6 +22,20 @@ struct Told {
     not_applied: Vec<i64>,
     unknown: Vec<i64>,
     reads: Vec<Versioned<Ledger>>,
+    /// The highest revision told so far.
+    highest: Revision,
+    /// Answers that were behind what had been told before their call: the least that they had to be, and what they were.
+    stale: Vec<(Revision, Revision)>,
+}
+
+impl Told {
+    /// Remembers that a call was told this revision, which must not be below the least one.
+    fn tell(&mut self, least: Revision, revision: Revision) {
+        if revision < least {
+            self.stale.push((least, revision));
+        }
+        self.highest = self.highest.max(revision);
+    }
 }
 
 /// How many commands had which answer.
@@ -35,10 +49,14 @@ pub struct Answers {
 impl History {
     /// Adds an amount, and remembers the answer.
     pub async fn add(&self, ledger: &EntityRef<Ledger>, amount: i64) {
+        let before = self.highest();
         let answer = ledger.execute(add(amount)).await;
         let mut told = self.0.lock().unwrap();
         match answer {
-            Ok(revision) => told.acknowledged.push((revision, amount)),
+            Ok(revision) => {
+                told.acknowledged.push((revision, amount));
+                told.tell(before.next().unwrap(), revision);
+            }
             Err(ExecuteError::Unknown) => told.unknown.push(amount),
             Err(error) => {
                 assert!(error.is_surely_not_applied(), "{error:?}");
@@ -49,9 +67,23 @@ impl History {
 
     /// Reads, and remembers what was seen; a read that fails has seen nothing.
     pub async fn read(&self, ledger: &EntityRef<Ledger>) {
+        let before = self.highest();
         if let Ok(read) = ledger.state().await {
-            self.0.lock().unwrap().reads.push(read);
+            let mut told = self.0.lock().unwrap();
+            told.tell(before, read.revision);
+            told.reads.push(read);
         }
+    }
+
+    /// The highest revision told so far, to know before a call what its answer must not be behind.
+    fn highest(&self) -> Revision {
+        self.0.lock().unwrap().highest
+    }
+
+    /// Checks that every answer knew of all that had been told before its call. Holds where one runtime owns the ledger.
+    pub fn check_nothing_told_was_stale(&self) {
+        let told = self.0.lock().unwrap();
+        assert!(told.stale.is_empty(), "{:?}", told.stale);
     }
 
     /// Checks everything that was told against the final state.
