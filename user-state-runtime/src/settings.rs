@@ -44,8 +44,8 @@ pub struct Settings {
     pub batch_rows_max: usize,
     /// The most payload bytes in a batch. Default and upper bound [`BATCH_BYTES_MAX`].
     pub batch_bytes_max: usize,
-    /// The most batches that a shard has on their way to the database. Default 1: a second one halves their
-    /// size and gains nothing where shards are as many as cores.
+    /// The most batches that a shard has on their way to the database. Default 1: measured with one shard per core, a
+    /// second one makes batches smaller and gains nothing.
     pub batches_in_flight_max: usize,
     /// The most loads that a shard has on their way. Default 2: while one is decoded the next is on the wire.
     pub loads_in_flight_max: usize,
