@@ -77,7 +77,7 @@ pub(crate) async fn run<A>(
     let mut mail = Vec::with_capacity(MAIL_PER_TURN_MAX);
     let mut work = JoinSet::new();
     let mut handlers = Handlers::new();
-    let mut idle_timer: Option<(Moment, BoxFuture<'static, ()>)> = None;
+    let mut idle_timer: Option<BoxFuture<'static, ()>> = None;
     while !core.is_finished() {
         let real_deadline = core.real_deadline();
         let room = core.mail_room().min(MAIL_PER_TURN_MAX);
@@ -104,9 +104,7 @@ pub(crate) async fn run<A>(
             start(effect, &context, &mut work, &mut handlers);
         }
         if idle_timer.is_none() {
-            idle_timer = core
-                .next_idle_time()
-                .map(|moment| (moment, sleep(&context, moment)));
+            idle_timer = core.next_idle_time().map(|moment| sleep(&context, moment));
         }
     }
     // Where time was over before the mailbox was empty, whoever is left in it is told.
@@ -116,8 +114,8 @@ pub(crate) async fn run<A>(
     }
 }
 
-async fn wait(timer: &mut Option<(Moment, BoxFuture<'static, ()>)>) {
-    if let Some((_, sleep)) = timer {
+async fn wait(timer: &mut Option<BoxFuture<'static, ()>>) {
+    if let Some(sleep) = timer {
         sleep.await;
     }
 }
