@@ -203,8 +203,7 @@ where
 
     /// Whether an entity is due that stays until its write is resolved, whenever that will be.
     fn is_abandoned_and_due(&self) -> bool {
-        let due =
-            |entity: &Entity<A>| entity.touched() + self.context.settings.idle_timeout <= self.now;
+        let due = |entity: &Entity<A>| self.context.settings.is_due(entity.touched(), self.now);
         self.unresolved
             .iter()
             .filter_map(|id| self.entities.get(id))
@@ -313,7 +312,10 @@ where
             self.enter(id, pending);
             return;
         };
-        let due = entity.touched() + self.context.settings.idle_timeout <= pending.accepted_at;
+        let due = self
+            .context
+            .settings
+            .is_due(entity.touched(), pending.accepted_at);
         if due && entity.is_idle() {
             self.passivate(&id, PassivationReason::Idle);
             self.enter(id, pending);
@@ -377,7 +379,7 @@ where
         let accepted_at = pending.accepted_at;
         let mut entity = Entity::new(accepted_at);
         entity.enqueue(pending, &self.driver(&id));
-        if accepted_at + self.context.settings.idle_timeout <= self.now {
+        if self.context.settings.is_due(accepted_at, self.now) {
             // It waited for room until it was due.
             let leave = self.open_leave(PassivationReason::Idle);
             entity.enqueue(leave, &self.driver(&id));

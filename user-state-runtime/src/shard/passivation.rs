@@ -29,7 +29,7 @@ where
             let Some((id, entity)) = self.entities.front() else {
                 return false;
             };
-            if entity.touched() + self.context.settings.idle_timeout > self.now {
+            if !self.context.settings.is_due(entity.touched(), self.now) {
                 return false;
             }
             let id = id.clone();
@@ -54,8 +54,7 @@ where
     /// Whether an entity at the front is due and nobody has told it yet.
     fn front_is_due_and_stays(&self) -> bool {
         self.entities.front().is_some_and(|(_, entity)| {
-            entity.touched() + self.context.settings.idle_timeout <= self.now
-                && !entity.is_leaving()
+            self.context.settings.is_due(entity.touched(), self.now) && !entity.is_leaving()
         })
     }
 
