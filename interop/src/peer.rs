@@ -29,7 +29,7 @@ const LOGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers");
 const REQUESTS_WAITING_MAX: usize = 64;
 
 /// More than any request takes; a test fails instead of hanging.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(3);
 
 /// How much of what a machine printed an error shows.
 const LOG_LINES_SHOWN: usize = 12;
@@ -157,8 +157,8 @@ struct Request<'a, A> {
 #[derive(Deserialize)]
 struct Answer {
     id: u64,
-    #[serde(default)]
-    answer: Value,
+    #[serde(default, rename = "answer")]
+    value: Value,
     error: Option<Refusal>,
 }
 
@@ -266,7 +266,7 @@ impl Peer {
                 command: name(),
                 refusal,
             }),
-            None => serde_json::from_value(answer.answer).map_err(unreadable),
+            None => serde_json::from_value(answer.value).map_err(unreadable),
         }
     }
 
