@@ -5,9 +5,9 @@
 //! [`Profile`]: a set of released Pekko versions.
 //!
 //! ```text
-//! cargo test --manifest-path interop/Cargo.toml                      everything
-//! cargo test --manifest-path interop/Cargo.toml -- serialization     no database
-//! cargo test --manifest-path interop/Cargo.toml -- live pekko-1.1    one database, one set of versions
+//! cargo test --manifest-path interop/Cargo.toml                        everything
+//! cargo test --manifest-path interop/Cargo.toml -- serialization       no database
+//! cargo test --manifest-path interop/Cargo.toml -- pekko-1.1::live     one set of versions
 //! ```
 //!
 //! Needs Maven 3.8 and a JDK of 17 or later; PostgreSQL comes with the tests. Maven takes Pekko from its repositories
