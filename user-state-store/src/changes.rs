@@ -1,4 +1,5 @@
-//! Change feeds by slice: the latest state of each entity, in the order of `db_timestamp`.
+//! Change feeds by slice: the latest state of each entity, in the order of `db_timestamp`. One ends at the present, the
+//! other (`changes/live.rs`) goes on.
 //!
 //! **Problem.** Rows that share a `db_timestamp` may lie on two pages, and a reader that goes on later must
 //! neither miss one of them nor get one twice.
@@ -10,9 +11,8 @@
 //! the offset comes, at least with its then latest state; oldest first. An entity written meanwhile comes as it was or
 //! moves behind the feed's end, to be found by the next feed from the last offset.
 //!
-//! **Not here.** Waiting for new changes. A transaction that takes its time before another one and commits after it
-//! can be overtaken by a feed on PostgreSQL: begin the next feed somewhat before the last offset, as Pekko's
-//! backtracking does, and leave out revisions that are known.
+//! **Not here.** In the feed that ends: a transaction that takes its time before another one and commits after it. On
+//! PostgreSQL it can be overtaken; the live feed looks back for it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};

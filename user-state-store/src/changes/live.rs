@@ -30,11 +30,11 @@ use self::core::{Core, Step};
 ///
 /// - **At least once.** Every change of before the offset's instant was told to whoever stored it; of every entity
 ///   that changes later, the latest state comes. States in between may be skipped: a row holds one state. Marks of
-///   deletion are changes; an erased row is none.
+///   deletion are changes; an erased row is none. Reads go to the server that is written to, not to a replica.
 /// - **Nothing is late for ever.** A transaction can take its time early and commit when the feed is already past it. If
 ///   it commits within [`FeedSettings::backtracking_window`] (2 min) of its time, the feed tells it, at most
-///   half a window later. The same covers a database clock that is set back by less than the window, and changes that
-///   were open when an offset was stored: a resumed feed begins with a look back from its offset.
+///   half a window later. The same covers a database clock that is set back by less than the window, and what was
+///   open when an offset was stored: a resumed feed begins with a look back over two windows before its offset.
 /// - **Order.** Revisions of an entity never go backwards, unless it was erased in between. Among entities the order is
 ///   that of `db_timestamp`, then revision, except for what comes out of turn: writes of `store` itself, and what is
 ///   found by looking back.
@@ -43,10 +43,12 @@ use self::core::{Core, Step};
 ///   [`FeedSettings::refresh_interval`].
 /// - **Repetition.** The feed leaves out what it told, as far as it remembers: exact for the last
 ///   [`FeedSettings::remembered_max`] entities. What it has forgotten, and what a resumed feed finds
-///   within a window before its offset, comes again. Known by its revision, a repetition can be left out.
+///   in the two windows before its offset, comes again. Leave a repetition out by its revision.
 ///
-/// **Offsets.** Store the offset of a change when it was handled, and resume from it. A change out of turn
-/// carries the offset of the last one in turn, so the offsets of a stream never go backwards and each of them is safe.
+/// **Offsets.** Store the offset of a change when it was handled, and resume from it, with a window no shorter than
+/// the one before. A change out of turn carries the offset of the last one in turn, and where looking back is far behind,
+/// the offset stays so near to it that a resumed feed gets there. So the offsets of a stream never go backwards, and each
+/// of them is safe. An offset made by hand from an instant and nothing seen begins there.
 ///
 /// **Cost.** A query per `refresh_interval`, one per acknowledged batch of own writes (fewer where they come faster than
 /// they are read), and the looks back. One page is held in memory, and what the feed remembers. A slow reader holds

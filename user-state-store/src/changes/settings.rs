@@ -31,8 +31,8 @@ pub struct FeedSettings {
     /// their order. Default 100 ms. Writes of the feed's own store do not wait for it.
     pub behind_current_time: Duration,
     /// How far looking back reaches: a transaction that commits within this time after taking its timestamp is never
-    /// missed. Default 2 min. The feed looks back every half of it, so in a steady stream every row is read about
-    /// three times by looking back. 0 switches looking back off.
+    /// missed. Default 2 min. The feed looks back every half of it, so in a steady stream looking back reads every row
+    /// three times. 0 switches it off: for a database where nothing commits late.
     pub backtracking_window: Duration,
     /// The rows of a page. Default 1,000, at least one more than [`BATCH_ROWS_MAX`]: rows of one batch share their
     /// time, and a feed cannot get past a page of one time.

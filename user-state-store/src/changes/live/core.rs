@@ -85,8 +85,8 @@ struct Forward {
     told: TimestampOffset,
     /// `None` for at once.
     due: Option<Instant>,
-    /// Whether everything there was when the feed last looked was read.
-    caught_up: bool,
+    /// Whether everything that was there when the feed began was read.
+    has_caught_up: bool,
     /// The own writes named before the read that is under way.
     written_before: Option<Span>,
 }
@@ -156,7 +156,7 @@ impl Core {
                 read: offset.clone(),
                 told: offset,
                 due: None,
-                caught_up: false,
+                has_caught_up: false,
                 written_before: None,
             },
             written: None,
@@ -278,7 +278,7 @@ impl Core {
             }
             Kind::Own => {
                 // Until it has caught up, looking forward gets there by itself, and in order.
-                if self.own.is_none() && self.forward.caught_up {
+                if self.own.is_none() && self.forward.has_caught_up {
                     self.own = self.written.take().map(|span| Walk {
                         read: TimestampOffset::at(span.first),
                         until: after(span.last, MICROSECOND),
@@ -329,7 +329,7 @@ impl Core {
         }
         let read = self.forward.read.timestamp;
         let caught_up = !is_full || reached_bound;
-        self.forward.caught_up = caught_up;
+        self.forward.has_caught_up |= caught_up;
         self.forward.due = caught_up.then(|| {
             let refresh = self.settings.refresh_interval;
             now + if withheld {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{Either, join, join_all, select};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::time::timeout;
 
@@ -19,7 +19,7 @@ use crate::slice::SliceRange;
 use crate::store::{StoredValue, WriteOutcome};
 
 /// Far beyond what a slow machine needs, far below the interval of the feeds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How many writers run at once beside a feed, and how many batches each of them sends.
 const WRITERS: u64 = 4;
@@ -176,7 +176,7 @@ pub async fn a_live_feed_beside_many_writers_tells_every_final_revision(
 ) -> TestResult {
     let mut feed = start(fixture, SliceRange::ALL, TimestampOffset::default())?;
     let writers = async {
-        let writers = (0..WRITERS).map(|writer| advance(fixture, writer));
+        let writers = (0..WRITERS).map(|seed| advance(fixture, seed));
         let mut last = BTreeMap::new();
         for written in join_all(writers).await {
             last.extend(written?);
@@ -187,9 +187,9 @@ pub async fn a_live_feed_beside_many_writers_tells_every_final_revision(
     let mut writers = std::pin::pin!(writers.fuse());
     let last = loop {
         let reading = std::pin::pin!(next(&mut feed));
-        match futures_util::future::select(reading, writers.as_mut()).await {
-            futures_util::future::Either::Left((change, _)) => note(&mut known, change?),
-            futures_util::future::Either::Right((last, _)) => break last?,
+        match select(reading, writers.as_mut()).await {
+            Either::Left((change, _)) => note(&mut known, change?),
+            Either::Right((last, _)) => break last?,
         }
     };
     while known != last {
@@ -200,9 +200,9 @@ pub async fn a_live_feed_beside_many_writers_tells_every_final_revision(
 }
 
 /// Some rounds of batches over entities of this writer's own; their last revisions.
-async fn advance(fixture: &Fixture, writer: u64) -> TestResult<BTreeMap<PersistenceId, i64>> {
-    let mut random = Seeded::new(writer);
-    let ids = sample::ids(&format!("written-by-{writer}"), 25)?;
+async fn advance(fixture: &Fixture, seed: u64) -> TestResult<BTreeMap<PersistenceId, i64>> {
+    let mut random = Seeded::new(seed);
+    let ids = sample::ids(&format!("written-by-{seed}"), 25)?;
     let mut last = BTreeMap::new();
     for _ in 0..ROUNDS {
         let mut writes = Vec::new();
