@@ -211,11 +211,11 @@ mod tests {
         DateTime::from_timestamp(second, 0).unwrap()
     }
 
-    fn span(first: i64, last: i64) -> Option<Span> {
-        Some(Span {
+    fn span(first: i64, last: i64) -> Span {
+        Span {
             first: at(first),
             last: at(last),
-        })
+        }
     }
 
     fn batch(ids: &[&str]) -> Result<WriteBatch, Box<dyn Error>> {
@@ -245,7 +245,7 @@ mod tests {
         signal.applied(&batch(&["a", "b", "c", "d"])?, &outcomes);
         signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(6)))]);
         assert_eq!(listening.rung().now_or_never(), Some(()));
-        assert_eq!(listening.take(), span(5, 7));
+        assert_eq!(listening.take(), Some(span(5, 7)));
         assert_eq!(listening.take(), None);
         signal.applied(&batch(&["a"])?, &[WriteOutcome::Conflict]);
         assert_eq!(listening.take(), None);
@@ -264,7 +264,10 @@ mod tests {
         assert_eq!((narrow.take(), typed.take()), (None, None));
         signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(2)))]);
         signal.applied(&batch(&["User|a"])?, &[WriteOutcome::Applied(Some(at(3)))]);
-        assert_eq!((narrow.take(), typed.take()), (span(2, 2), span(3, 3)));
+        assert_eq!(
+            (narrow.take(), typed.take()),
+            (Some(span(2, 2)), Some(span(3, 3)))
+        );
         Ok(())
     }
 

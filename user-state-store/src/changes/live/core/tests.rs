@@ -498,7 +498,7 @@ fn settings(dice: &mut Dice) -> FeedSettings {
     FeedSettings {
         refresh_interval: Duration::from_millis(1),
         behind_current_time: Duration::from_micros(100),
-        backtracking_window: Duration::from_micros(10_000),
+        backtracking_window: Duration::from_millis(10),
         remembered_max: usize::try_from(1 + dice.below(40)).unwrap(),
         ..FeedSettings::default()
     }
