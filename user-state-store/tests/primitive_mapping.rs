@@ -99,7 +99,8 @@ fn tags_are_optional_and_the_limit_holds_in_both_directions() {
     );
     let read: Result<String, _> = narrow.decode(&id(), &payload(20, "", b"abcd"));
     assert_eq!(read, Err(DecodeError::TooLarge { limit }));
-    assert_eq!(narrow.reset(chrono::DateTime::UNIX_EPOCH), String::new());
+    let reset: String = narrow.reset(chrono::DateTime::UNIX_EPOCH);
+    assert_eq!(reset, "");
 }
 
 proptest! {
