@@ -334,7 +334,7 @@ fn a_malformed_payload_is_told_with_the_place_of_the_damage() {
         ("{\"lastLogin\":[2025,3,4,5]}", 23),
         ("{\"lastLogin\":[2025,3,4,5,6,7,8,9]}", 31),
         ("{\"lastLogin\":[2025,3,4,5,6.5]}", 28),
-        ("{\"lastLogin\":[2025,3,4,5,null]}", 26),
+        ("{\"lastLogin\":[2025,3,4,5,null]}", 28),
         ("{\"lastLogin\":\"yesterday\"}", 23),
         ("{\"lastLogin\":7}", 13),
         ("{\"recentProducts\":[null]}", 22),
