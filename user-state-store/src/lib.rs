@@ -68,7 +68,8 @@
 //! | opening a store | [`connect`], [`ConnectOptions`], [`migrate`]; by type: `PostgresStore`, `SqliteStore` |
 //! | the contract of a store | [`DurableStateStore`]: [`Write`] and [`WriteOutcome`], [`StoredState`], [`StoreError`] |
 //! | ids and slices | [`PersistenceId`], [`Slice`], [`SliceRange`] |
-//! | the stored form of a state | [`StateMapping`]: [`UserStateMapping`], [`SerdeMapping`]; [`Payload`] |
+//! | the stored form of a state | [`StateMapping`]: [`UserStateMapping`], [`SerdeMapping`], [`PrimitiveMapping`]; [`Payload`] |
+//! | format, compression and versions of it | [`PayloadFormat`], [`Compression`], [`JacksonMigration`] |
 //! | a write whose answer was lost | [`UnresolvedWrite`], [`resolve`], [`Resolution`] |
 //! | following changes | [`changes_by_slices`] with [`FeedSettings`]; [`current_changes_by_slices`], [`current_persistence_ids`] |
 //! | cqrs-es without the runtime | [`DurableStateEventStore`] |
@@ -131,7 +132,10 @@ pub use connect::{
 };
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
 pub use event_store::{DurableStateContext, DurableStateEventStore, NoEventHistory};
-pub use mapping::{DeleteForm, SerdeMapping, StateMapping, UserStateMapping};
+pub use jackson::{Compression, JacksonMigration, PayloadFormat};
+pub use mapping::{
+    DeleteForm, Primitive, PrimitiveMapping, SerdeMapping, StateMapping, UserStateMapping,
+};
 pub use open_error::OpenError;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
