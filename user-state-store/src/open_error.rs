@@ -1,5 +1,6 @@
 //! Why a store could not be opened.
 
+use crate::connect::PayloadColumn;
 use crate::error::{Cause, DatabaseError};
 
 /// A store that did not open. Opening fails closed: nothing is used that the start-up check has not passed.
@@ -99,6 +100,20 @@ pub enum OpenError {
         expected: &'static str,
         /// The type it has; `nothing` where it is missing.
         found: Box<str>,
+    },
+    /// Column `state_payload` has another type than the settings say. Set
+    /// [`payload_column`](crate::StoreSettings::payload_column) to the one found, and see there what it asks of
+    /// the mapping.
+    #[error(
+        "column {table}.state_payload is {found}, but the store is set up for {configured}; set payload_column to {found}"
+    )]
+    PayloadColumnMismatch {
+        /// The table.
+        table: &'static str,
+        /// What the settings say.
+        configured: PayloadColumn,
+        /// What the table has.
+        found: PayloadColumn,
     },
     /// The table has no unique index that keeps writers apart.
     #[error("table {table} lacks its primary key ({columns})")]
