@@ -171,6 +171,15 @@ impl Row {
         }
     }
 
+    /// The same row with the payload of another.
+    pub(crate) fn with_payload_of(&self, other: &Self) -> Self {
+        Self {
+            state_payload_hex: other.state_payload_hex.clone(),
+            state_payload: other.state_payload.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The same row without the time at which it was written.
     pub(crate) fn undated(&self) -> Self {
         Self {

@@ -14,11 +14,17 @@
     reason = "a test fails by a panic, in what it calls as well"
 )]
 
+#[path = "../examples/child.rs"]
+#[expect(dead_code, reason = "the tests of the examples use the rest")]
+mod child;
 mod continued;
 mod deleted;
 mod doubled;
 mod fixture;
 mod loaded;
+mod migrated;
+mod primitive;
+mod shown;
 mod state;
 mod table;
 mod written;

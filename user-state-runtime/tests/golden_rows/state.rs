@@ -8,6 +8,7 @@ use serde_json::Value;
 use user_state_domain::{ProductId, UserState};
 use user_state_store::{Tags, Tz, UserStateMapping};
 
+use crate::TestResult;
 use crate::fixture::{Line, Row};
 
 /// The class that the rows are of, as the manifest names it.
@@ -24,6 +25,13 @@ pub(crate) struct Document {
     pub(crate) recent_products: Vec<String>,
     pub(crate) marketing_opt_in: bool,
     pub(crate) last_event_time: Option<String>,
+}
+
+impl Document {
+    /// The document of a JSON object of the fixtures.
+    pub(crate) fn of(object: &Value) -> TestResult<Self> {
+        Ok(serde_json::from_value(object.clone())?)
+    }
 }
 
 /// The user's state that a JSON object of the fixtures stands for; of the products the first three distinct ones.
