@@ -150,13 +150,30 @@ pub enum DecodeError {
         /// The manifest the mapping expects, without a version.
         expected: Box<str>,
     },
-    /// The manifest's version is newer than this mapping reads.
+    /// The manifest's version is newer than this mapping reads. Give its migration a step from that version, or let the
+    /// newer release of the application read the row.
     #[error("version {found} is newer than the newest readable one, {newest}")]
     NewerVersion {
         /// The version in the manifest.
         found: u32,
         /// The newest one this mapping reads.
         newest: u32,
+    },
+    /// The manifest's version is older than this mapping reads. Give its migration steps from that version on.
+    #[error("version {found} is older than the oldest readable one, {oldest}")]
+    OlderVersion {
+        /// The version in the manifest.
+        found: u32,
+        /// The oldest one this mapping reads.
+        oldest: u32,
+    },
+    /// A step of the migration could not change the document of a version.
+    #[error("the migration cannot change a document of version {from}: {problem}")]
+    Migration {
+        /// The version of the document that the step was given.
+        from: u32,
+        /// What the step says.
+        problem: &'static str,
     },
     /// The version in the manifest is no positive number.
     #[error("the version in the manifest is not a positive number")]
@@ -172,9 +189,14 @@ pub enum DecodeError {
     /// The compression is damaged.
     #[error("the compressed payload is damaged")]
     DamagedCompression,
-    /// The payload is compressed in a form that is not supported.
-    #[error("{0} compression is not supported")]
-    UnsupportedCompression(&'static str),
+    /// A number or a truth value is not as long as its serializer writes it.
+    #[error("the payload has {found} bytes, not {expected}")]
+    WrongLength {
+        /// How many bytes the serializer writes.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
     /// The payload, unpacked, is larger than allowed.
     #[error("the payload is larger than {limit} bytes")]
     TooLarge {

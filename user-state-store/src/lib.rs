@@ -130,7 +130,10 @@ pub use connect::{
 };
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
 pub use event_store::{DurableStateContext, DurableStateEventStore, NoEventHistory};
-pub use mapping::{DeleteForm, SerdeMapping, StateMapping, UserStateMapping};
+pub use jackson::{Compression, JacksonMigration, PayloadFormat};
+pub use mapping::{
+    DeleteForm, Primitive, PrimitiveMapping, SerdeMapping, StateMapping, UserStateMapping,
+};
 pub use open_error::OpenError;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};

@@ -7,10 +7,12 @@ use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::tags::Tags;
 
+mod primitive;
 mod serde;
 mod user_state;
 mod zone;
 
+pub use primitive::{Primitive, PrimitiveMapping};
 pub use serde::SerdeMapping;
 pub use user_state::UserStateMapping;
 

@@ -10,12 +10,22 @@ pub struct SerializerId(pub i32);
 impl SerializerId {
     /// Pekko's null serializer; with an empty payload it is the mark of a deleted state.
     pub const NULL: Self = Self(0);
+    /// A byte array as it is.
+    pub const BYTES: Self = Self(4);
+    /// A 64-bit integer.
+    pub const LONG: Self = Self(18);
+    /// A 32-bit integer.
+    pub const INT: Self = Self(19);
+    /// A text.
+    pub const STRING: Self = Self(20);
     /// Jackson JSON.
     pub const JACKSON_JSON: Self = Self(31);
     /// Jackson JSON under the older number that Pekko keeps for reading.
     pub const JACKSON_JSON_OLD: Self = Self(32);
     /// Jackson CBOR.
     pub const JACKSON_CBOR: Self = Self(33);
+    /// A truth value.
+    pub const BOOLEAN: Self = Self(35);
 }
 
 impl fmt::Display for SerializerId {

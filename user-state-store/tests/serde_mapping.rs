@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use user_state_store::{
-    DecodeError, EncodeError, Manifest, Payload, PersistenceId, SerdeMapping, SerializerId,
-    StateMapping, Tags,
+    Compression, DecodeError, EncodeError, Manifest, Payload, PayloadFormat, PersistenceId,
+    SerdeMapping, SerializerId, StateMapping, Tags,
 };
 
 const CLASS: &str = "com.example.Basket";
@@ -70,6 +70,60 @@ fn long_states_are_compressed_and_the_limit_holds_in_both_directions() {
 }
 
 #[test]
+fn cbor_is_written_where_it_is_set_and_either_is_read() {
+    let basket = Basket {
+        note: "a/b 😀".to_owned(),
+        pieces: BTreeMap::from([("k".to_owned(), 2)]),
+        paid: None,
+    };
+    let cbor = mapping().format(PayloadFormat::Cbor);
+    let payload = cbor.encode(&id(), &basket).unwrap();
+    let expected =
+        b"\xbf\x64note\x68a/b \xf0\x9f\x98\x80\x66pieces\xbf\x61k\x02\xff\x64paid\xf6\xff";
+    assert_eq!(payload.bytes, expected);
+    assert_eq!(payload.serializer_id, SerializerId::JACKSON_CBOR);
+    assert_eq!(mapping().decode(&id(), &payload), Ok(basket.clone()));
+    let as_json = mapping().encode(&id(), &basket).unwrap();
+    assert_eq!(cbor.decode(&id(), &as_json), Ok(basket));
+}
+
+#[test]
+fn compression_is_a_setting_for_either_format() {
+    let long = noted(&"x".repeat(40_000));
+    for format in [PayloadFormat::Json, PayloadFormat::Cbor] {
+        let mapping = mapping().format(format);
+        for (compression, start) in [
+            (Compression::Gzip, &[0x1f, 0x8b][..]),
+            (Compression::Lz4, &[0x87, 0xd9, 0x6d, 0xf6]),
+        ] {
+            let mapping = mapping.clone().compression(compression);
+            let payload = mapping.encode(&id(), &long).unwrap();
+            assert!(
+                payload.bytes.starts_with(start),
+                "{format:?} {compression:?}"
+            );
+            assert_eq!(mapping.decode(&id(), &payload), Ok(long.clone()));
+            let narrow = mapping.clone().decoded_bytes_max(30_000);
+            let limit = 30_000;
+            assert_eq!(
+                narrow.decode(&id(), &payload),
+                Err(DecodeError::TooLarge { limit })
+            );
+            let plain = mapping
+                .compress_larger_than(50_000)
+                .encode(&id(), &long)
+                .unwrap();
+            assert!(plain.bytes.len() > 40_000);
+        }
+        let off = mapping
+            .compression(Compression::Off)
+            .encode(&id(), &long)
+            .unwrap();
+        assert!(off.bytes.len() > 40_000);
+    }
+}
+
+#[test]
 fn tags_are_optional_and_reset_is_the_default_state() {
     assert_eq!(mapping().tags(), Tags::NONE);
     let tagged = mapping().tagged(Tags::one("basket"));
@@ -112,6 +166,8 @@ proptest! {
     ) {
         let basket = Basket { note, pieces, paid };
         let payload = mapping().encode(&id(), &basket).unwrap();
-        prop_assert_eq!(mapping().decode(&id(), &payload), Ok(basket));
+        prop_assert_eq!(mapping().decode(&id(), &payload), Ok(basket.clone()));
+        let cbor = mapping().format(PayloadFormat::Cbor).encode(&id(), &basket).unwrap();
+        prop_assert_eq!(mapping().decode(&id(), &cbor), Ok(basket));
     }
 }

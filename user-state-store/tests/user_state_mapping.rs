@@ -9,13 +9,12 @@ use std::io::Write;
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::{America, Asia, Australia, Europe, Tz};
-use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use user_state_domain::{ProductId, UserKey, UserState};
 use user_state_store::{
-    DecodeError, EncodeError, Manifest, Payload, PersistenceId, SerializerId, StateMapping,
-    StoreError, Tags, UserStateMapping,
+    Compression, DecodeError, EncodeError, Manifest, Payload, PayloadFormat, PersistenceId,
+    SerdeMapping, SerializerId, StateMapping, StoreError, Tags, UserStateMapping,
 };
 
 const CLASS: &str = "com.example.persistdurable.model.UserState";
@@ -48,7 +47,7 @@ fn viewed<'a>(products: impl IntoIterator<Item = &'a str>) -> UserState {
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -86,6 +85,113 @@ fn times_are_written_local_to_the_zone_and_text_is_escaped_as_jackson_does() {
     );
     assert_eq!(str::from_utf8(&payload.bytes).unwrap(), json);
     assert_eq!(mapping.decode(&id, &payload).unwrap(), state);
+}
+
+#[test]
+fn cbor_is_written_as_jackson_writes_the_class() {
+    let state = UserState {
+        last_login: Some(instant("2025-03-03T20:06:07.123456789Z")),
+        last_cart_used: Some(instant("2025-03-03T20:06:08.5Z")),
+        marketing_opt_in: true,
+        last_event_at: None,
+        ..viewed(["p1", "😀"])
+    };
+    let mapping = UserStateMapping::new()
+        .zone(Asia::Seoul)
+        .format(PayloadFormat::Cbor);
+    let payload = mapping.encode(&id(), &state).unwrap();
+    let cbor = [
+        &b"\xbf\x66mallId\x65mall1\x66userId\x65user1"[..],
+        b"\x69lastLogin\x78\x1d2025-03-04T05:06:07.123456789",
+        b"\x70lastCartUsedTime\x752025-03-04T05:06:08.5",
+        b"\x6erecentProducts\x82\x62p1\x64\xf0\x9f\x98\x80",
+        b"\x6emarketingOptIn\xf5\x6dlastEventTime\xf6\xff",
+    ];
+    assert_eq!(payload.bytes, cbor.concat());
+    assert_eq!(payload.serializer_id, SerializerId::JACKSON_CBOR);
+    assert_eq!(payload.manifest.as_str(), CLASS);
+    assert_eq!(mapping.decode(&id(), &payload).unwrap(), state);
+}
+
+#[test]
+fn every_setting_reads_what_every_other_one_wrote() {
+    let long = viewed(["y".repeat(40_000).as_str(), "p2"]);
+    let mut mappings = Vec::new();
+    for format in [PayloadFormat::Json, PayloadFormat::Cbor] {
+        let mapping = UserStateMapping::new().format(format);
+        mappings.push(mapping.clone());
+        for compression in [Compression::Off, Compression::Gzip, Compression::Lz4] {
+            mappings.push(mapping.clone().compression(compression));
+            mappings.push(
+                mapping
+                    .clone()
+                    .compression(compression)
+                    .compress_larger_than(100),
+            );
+        }
+    }
+    for state in [&long, &viewed(["p1"])] {
+        for writer in &mappings {
+            let payload = writer.encode(&id(), state).unwrap();
+            for reader in &mappings {
+                assert_eq!(reader.decode(&id(), &payload).as_ref(), Ok(state));
+            }
+        }
+    }
+}
+
+#[test]
+fn json_is_compressed_with_gzip_and_cbor_not_at_all_unless_set() {
+    let long = viewed(["y".repeat(40_000).as_str()]);
+    let starts = |mapping: UserStateMapping| {
+        let bytes = mapping.encode(&id(), &long).unwrap().bytes;
+        bytes[..2].to_vec()
+    };
+    let json = UserStateMapping::new();
+    let cbor = UserStateMapping::new().format(PayloadFormat::Cbor);
+    assert_eq!(starts(json.clone()), [0x1f, 0x8b]);
+    assert_eq!(starts(json.clone().compress_larger_than(50_000)), *b"{\"");
+    assert_eq!(starts(json.clone().compression(Compression::Off)), *b"{\"");
+    assert_eq!(starts(json.compression(Compression::Lz4)), [0x87, 0xd9]);
+    assert_eq!(starts(cbor.clone()), [0xbf, 0x66]);
+    assert_eq!(
+        starts(cbor.clone().compression(Compression::Gzip)),
+        [0x1f, 0x8b]
+    );
+    assert_eq!(starts(cbor.compression(Compression::Lz4)), [0x87, 0xd9]);
+}
+
+#[test]
+fn times_are_read_as_jackson_reads_local_date_times() {
+    let cases = [
+        ("[2025,3,4,5,6]", Some("2025-03-04T05:06:00Z")),
+        ("[2025,3,4,5,6,7]", Some("2025-03-04T05:06:07Z")),
+        ("[2025,3,4,5,6,7,8]", Some("2025-03-04T05:06:07.000000008Z")),
+        ("[]", None),
+        ("\"\"", None),
+        ("\" \"", None),
+        ("\" 2025-03-04T05:06 \"", Some("2025-03-04T05:06:00Z")),
+        ("\"2025-03-04T05:06:07Z\"", Some("2025-03-04T05:06:07Z")),
+    ];
+    let seoul = UserStateMapping::new().zone(Asia::Seoul);
+    for (json, expected) in cases {
+        let stored = payload(format!("{{\"lastLogin\":{json}}}"));
+        let state = UserStateMapping::new().decode(&id(), &stored).unwrap();
+        assert_eq!(state.last_login, expected.map(instant), "{json}");
+        // Always local to the zone, a `Z` or not.
+        let local = seoul.decode(&id(), &stored).unwrap().last_login;
+        let earlier = expected.map(|text| instant(text) - TimeDelta::hours(9));
+        assert_eq!(local, earlier, "{json}");
+    }
+    let cbor = Payload {
+        serializer_id: SerializerId::JACKSON_CBOR,
+        ..payload(*b"\xa1\x69lastLogin\x86\x19\x07\xe9\x03\x04\x05\x06\x07")
+    };
+    let state = UserStateMapping::new().decode(&id(), &cbor).unwrap();
+    assert_eq!(state.last_login, Some(instant("2025-03-04T05:06:07Z")));
+    let beyond = decode("{\"lastLogin\":[999999999,1,1,0,0]}");
+    let field = "lastLogin";
+    assert_eq!(beyond, Err(DecodeError::TimeOutOfRange { field }));
 }
 
 #[test]
@@ -177,7 +283,7 @@ fn the_older_serializer_number_is_read_and_others_are_refused_by_number() {
     stored.serializer_id = SerializerId::JACKSON_JSON_OLD;
     let mapping = UserStateMapping::new();
     assert_eq!(mapping.decode(&id(), &stored), Ok(UserState::default()));
-    for number in [0, 4, 20, 33, -1, i32::MAX] {
+    for number in [0, 4, 20, 30, 34, -1, i32::MAX] {
         stored.serializer_id = SerializerId(number);
         assert_eq!(
             mapping.decode(&id(), &stored),
@@ -225,7 +331,10 @@ fn a_malformed_payload_is_told_with_the_place_of_the_damage() {
         ("null", 0),
         ("[]", 0),
         ("{\"lastLogin\":", 12),
-        ("{\"lastLogin\":[2025,3,4,5,6,7]}", 13),
+        ("{\"lastLogin\":[2025,3,4,5]}", 23),
+        ("{\"lastLogin\":[2025,3,4,5,6,7,8,9]}", 29),
+        ("{\"lastLogin\":[2025,3,4,5,6.5]}", 28),
+        ("{\"lastLogin\":[2025,3,4,5,null]}", 26),
         ("{\"lastLogin\":\"yesterday\"}", 23),
         ("{\"lastLogin\":7}", 13),
         ("{\"recentProducts\":[null]}", 22),
@@ -416,8 +525,45 @@ proptest! {
     }
 
     #[test]
+    fn json_and_cbor_hold_the_same_state(
+        key in keys(),
+        state in states(),
+        unknown in any::<(String, Vec<String>)>(),
+        left_out in 0..8_usize,
+    ) {
+        let id = PersistenceId::from(&key);
+        let json = UserStateMapping::new();
+        let cbor = UserStateMapping::new().format(PayloadFormat::Cbor);
+        let as_json = json.encode(&id, &state).unwrap();
+        let as_cbor = cbor.encode(&id, &state).unwrap();
+        prop_assert_eq!(cbor.decode(&id, &as_json), Ok(state.clone()));
+        prop_assert_eq!(json.decode(&id, &as_cbor), Ok(state.clone()));
+
+        // Another document, in another order: a field less and one that nobody knows.
+        let any = SerdeMapping::<serde_json::Value>::new(CLASS);
+        let mut document = any.decode(&id, &as_json).unwrap();
+        prop_assert_eq!(&any.decode(&id, &as_cbor).unwrap(), &document);
+        let fields = document.as_object_mut().unwrap();
+        if let Some(name) = fields.keys().nth(left_out).cloned() {
+            fields.remove(&name);
+        }
+        fields.insert(format!("?{}", unknown.0), unknown.1.into());
+        let from_json = json.decode(&id, &any.encode(&id, &document).unwrap());
+        let any = any.format(PayloadFormat::Cbor);
+        let from_cbor = json.decode(&id, &any.encode(&id, &document).unwrap());
+        prop_assert!(from_json.is_ok());
+        prop_assert_eq!(from_json, from_cbor);
+    }
+
+    #[test]
     fn no_bytes_make_decoding_panic(bytes in any::<Vec<u8>>(), cut in any::<prop::sample::Index>()) {
         let mapping = UserStateMapping::new();
+        let as_cbor = |bytes| Payload { serializer_id: SerializerId::JACKSON_CBOR, ..payload(bytes) };
+        let written = mapping.clone().format(PayloadFormat::Cbor).encode(&id(), &viewed(["p1"])).unwrap();
+        let end = cut.index(written.bytes.len());
+        prop_assert!(mapping.decode(&id(), &as_cbor(written.bytes[..end].to_vec())).is_err());
+        let read = mapping.decode(&id(), &as_cbor(bytes.clone()));
+        prop_assert!(read.is_err() || read == Ok(UserState::default()));
         let mut stored = mapping.encode(&id(), &viewed(["p1"])).unwrap();
         stored.bytes.truncate(cut.index(stored.bytes.len()));
         prop_assert!(mapping.decode(&id(), &stored).is_err());

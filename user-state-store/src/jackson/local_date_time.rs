@@ -15,6 +15,17 @@ const YEAR_DIGITS_UNSIGNED: usize = 4;
 /// The most digits that Java reads in a year.
 const YEAR_DIGITS_MAX: usize = 10;
 
+/// How many numbers Jackson demands of a time: up to the minute.
+const NUMBERS_MIN: usize = 5;
+
+/// The most numbers that a time has: up to the nanosecond.
+pub(crate) const NUMBERS_MAX: usize = 7;
+
+/// The last year of Java's `LocalDateTime`, and without its sign the first one.
+const JAVA_YEAR_MAX: u32 = 999_999_999;
+
+const NANOSECOND_LAST: u32 = 999_999_999;
+
 /// Why a text is no time that can be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
@@ -43,7 +54,7 @@ pub(crate) fn write(bytes: &mut Vec<u8>, time: NaiveDateTime) {
         bytes.push(separator);
         write_padded(bytes, number, 2);
     }
-    let mut fraction = time.nanosecond().min(999_999_999);
+    let mut fraction = time.nanosecond().min(NANOSECOND_LAST);
     if fraction == 0 {
         return;
     }
@@ -61,6 +72,36 @@ pub(crate) fn parse(text: &str) -> Result<NaiveDateTime, Unreadable> {
     let mut rest = Rest(text.as_bytes());
     let fields = rest.date_time().filter(|_| rest.0.is_empty());
     fields.ok_or(Unreadable::Malformed)?.resolve()
+}
+
+/// The time that Jackson's numbers stand for: year, month, day, hour, minute, and second and nanosecond where they are not 0.
+/// With dates as timestamps Jackson writes times so; it reads them always.
+pub(crate) fn from_numbers(numbers: &[i32]) -> Result<NaiveDateTime, Unreadable> {
+    let (year, rest) = numbers.split_first().ok_or(Unreadable::Malformed)?;
+    let mut parts = [0; NUMBERS_MAX - 1];
+    let given = parts.get_mut(..rest.len());
+    for (part, number) in given.ok_or(Unreadable::Malformed)?.iter_mut().zip(rest) {
+        *part = u32::try_from(*number).map_err(|_| Unreadable::Malformed)?;
+    }
+    if numbers.len() < NUMBERS_MIN || year.unsigned_abs() > JAVA_YEAR_MAX {
+        return Err(Unreadable::Malformed);
+    }
+    let [month, day, hour, minute, second, nanosecond] = parts;
+    // chrono takes a larger fraction in the last second of a minute for a leap second.
+    if nanosecond > NANOSECOND_LAST {
+        return Err(Unreadable::Malformed);
+    }
+    let year = i64::from(*year);
+    let fields = Fields {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+        nanosecond,
+    };
+    fields.resolve()
 }
 
 /// The numbers of a date and time, each within its digits.
@@ -313,7 +354,65 @@ mod tests {
         assert!(written(NaiveDateTime::MIN).len() <= CHARACTERS_MAX);
     }
 
+    #[test]
+    fn numbers_are_read_as_jackson_reads_them() {
+        let cases: [(&[i32], NaiveDateTime); 7] = [
+            (&[2025, 3, 4, 5, 6], time(2025, 3, 4, 18_360, 0)),
+            (&[2025, 3, 4, 5, 6, 7], time(2025, 3, 4, 18_367, 0)),
+            (&[2025, 3, 4, 5, 6, 7, 8], time(2025, 3, 4, 18_367, 8)),
+            (
+                &[2025, 3, 4, 5, 6, 7, 999_999_999],
+                time(2025, 3, 4, 18_367, 999_999_999),
+            ),
+            (&[2024, 2, 29, 0, 0], time(2024, 2, 29, 0, 0)),
+            (&[10_000, 3, 4, 5, 6], time(10_000, 3, 4, 18_360, 0)),
+            (&[-5, 3, 4, 5, 6], time(-5, 3, 4, 18_360, 0)),
+        ];
+        for (numbers, expected) in cases {
+            assert_eq!(from_numbers(numbers), Ok(expected), "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_jackson_refuses_are_malformed() {
+        let cases: [&[i32]; 13] = [
+            &[],
+            &[2025],
+            &[2025, 3, 4, 5],
+            &[2025, 3, 4, 5, 6, 7, 8, 9],
+            &[2025, 2, 29, 5, 6],
+            &[2025, 13, 4, 5, 6],
+            &[2025, 0, 4, 5, 6],
+            &[2025, 3, 4, 24, 0],
+            &[2025, 3, 4, 5, 60],
+            &[2025, 3, 4, 5, -1],
+            &[2025, 3, 4, 5, 6, 59, 1_000_000_000],
+            &[1_000_000_000, 3, 4, 5, 6],
+            &[i32::MIN, 3, 4, 5, 6],
+        ];
+        for numbers in cases {
+            assert_eq!(
+                from_numbers(numbers),
+                Err(Unreadable::Malformed),
+                "{numbers:?}"
+            );
+        }
+        assert_eq!(
+            from_numbers(&[999_999_999, 3, 4, 5, 6]),
+            Err(Unreadable::OutOfRange)
+        );
+    }
+
     proptest! {
+        #[test]
+        fn no_numbers_make_the_reader_panic(numbers in prop::collection::vec(any::<i32>(), 0..9), near in prop::collection::vec(-1..62, 4..8)) {
+            for numbers in [numbers, near] {
+                if let Ok(time) = from_numbers(&numbers) {
+                    prop_assert_eq!(parse(&written(time)), Ok(time));
+                }
+            }
+        }
+
         #[test]
         fn every_time_reads_back_the_same(
             seconds in NaiveDateTime::MIN.and_utc().timestamp()..=NaiveDateTime::MAX.and_utc().timestamp(),

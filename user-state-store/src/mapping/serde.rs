@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{DecodeError, EncodeError};
-use crate::jackson::{Jackson, json};
+use crate::jackson::{Compression, Jackson, JacksonMigration, PayloadFormat, cbor, json};
 use crate::mapping::StateMapping;
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
@@ -17,10 +17,11 @@ use crate::tags::Tags;
 /// A first allocation that most states fit into.
 const BYTES_EXPECTED: usize = 256;
 
-/// Any aggregate in its serde form, as JSON text the way Jackson writes it.
+/// Any aggregate in its serde form, as JSON or CBOR the way Jackson writes it.
 ///
-/// Text is escaped and long JSON is compressed as Pekko's Jackson serializer does, so that a Pekko application can
-/// read it with a class of the same fields. Field names, times and numbers are those of the serde form.
+/// Text is written and long payloads are compressed as Pekko's Jackson serializers do, so that a Pekko application can
+/// read it with a class of the same fields. Field names, times and numbers are those of the serde form; byte strings of
+/// CBOR are read into lists too. Settings decide what is written; what is read is told by the row.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -48,8 +49,8 @@ pub struct SerdeMapping<A> {
 }
 
 impl<A> SerdeMapping<A> {
-    /// This class name in the manifest, no tags, at most 1 MiB of JSON. What follows the last `#` of the name is
-    /// dropped: it would be a version.
+    /// This class name in the manifest, at version 1, no tags, JSON of at most 1 MiB. What follows the last `#` of the
+    /// name is dropped: versions come from a [`migration`](Self::migration).
     pub fn new(class_name: &str) -> Self {
         Self {
             jackson: Jackson::new(class_name),
@@ -64,7 +65,43 @@ impl<A> SerdeMapping<A> {
         Self { tags, ..self }
     }
 
-    /// The most bytes of JSON, unpacked, that are read or written; 1 MiB unless set.
+    /// Whether JSON or CBOR is written; JSON unless set.
+    #[must_use]
+    pub fn format(self, format: PayloadFormat) -> Self {
+        Self {
+            jackson: self.jackson.with_format(format),
+            ..self
+        }
+    }
+
+    /// How long payloads are compressed; JSON with gzip and CBOR not at all unless set.
+    #[must_use]
+    pub fn compression(self, compression: Compression) -> Self {
+        Self {
+            jackson: self.jackson.with_compression(compression),
+            ..self
+        }
+    }
+
+    /// The most bytes that are never compressed; 32 KiB unless set.
+    #[must_use]
+    pub fn compress_larger_than(self, bytes: usize) -> Self {
+        Self {
+            jackson: self.jackson.with_compress_larger_than(bytes),
+            ..self
+        }
+    }
+
+    /// The versions of the class, and how those that are not the current one are read.
+    #[must_use]
+    pub fn migration(self, migration: JacksonMigration) -> Self {
+        Self {
+            jackson: self.jackson.with_migration(migration),
+            ..self
+        }
+    }
+
+    /// The most bytes, unpacked, that are read or written; 1 MiB unless set.
     #[must_use]
     pub fn decoded_bytes_max(self, bytes: usize) -> Self {
         Self {
@@ -79,13 +116,16 @@ where
     A: Serialize + DeserializeOwned + Default + 'static,
 {
     fn encode(&self, _: &PersistenceId, state: &A) -> Result<Payload, EncodeError> {
-        let mut json = Vec::with_capacity(BYTES_EXPECTED);
-        json::write(&mut json, state)?;
-        self.jackson.payload(json)
+        let mut plain = Vec::with_capacity(BYTES_EXPECTED);
+        match self.jackson.format() {
+            PayloadFormat::Json => json::write(&mut plain, state)?,
+            PayloadFormat::Cbor => cbor::write(&mut plain, state)?,
+        }
+        self.jackson.payload(plain)
     }
 
     fn decode(&self, _: &PersistenceId, payload: &Payload) -> Result<A, DecodeError> {
-        json::read(&self.jackson.json(payload)?)
+        self.jackson.open(payload)?.read()
     }
 
     fn tags(&self) -> Tags {

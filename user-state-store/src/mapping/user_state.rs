@@ -7,30 +7,30 @@ use chrono_tz::Tz;
 use user_state_domain::{UserKey, UserState};
 
 use crate::error::{DecodeError, EncodeError};
-use crate::jackson::{Jackson, json, local_date_time};
+use crate::jackson::{Compression, Jackson, JacksonMigration, PayloadFormat};
 use crate::mapping::{StateMapping, zone};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::tags::Tags;
 
 mod document;
+mod written;
 
 use document::{Document, StoredTime};
+use written::Written;
 
 const CLASS_NAME: &str = "com.example.persistdurable.model.UserState";
 const TAG: &str = "user-state";
 
-/// The bytes of field names and punctuation, `false` included.
-const FRAME_BYTES: usize = 136;
-
 /// How many characters of a persistence id a log shows.
 const ID_CHARACTERS_LOGGED: usize = 8;
 
-/// [`UserState`] as JSON that a Pekko application reads and writes too.
+/// [`UserState`] as JSON or CBOR that a Pekko application reads and writes too.
 ///
 /// The fields are `mallId`, `userId`, `lastLogin`, `lastCartUsedTime`, `recentProducts`, `marketingOptIn` and
 /// `lastEventTime`, in this order, null where nothing is known; the ids come from the key in the persistence id.
-/// The bytes are those that Jackson writes.
+/// The bytes are those that Jackson writes. Settings decide what is written; what is read is told by the row, so that
+/// they may be changed at any time.
 ///
 /// # Time zone
 /// Times are stored as the text of Java's `LocalDateTime`, in the configured zone: the one the Pekko application's
@@ -41,7 +41,8 @@ const ID_CHARACTERS_LOGGED: usize = 8;
 /// daylight saving until the end of 2099, Java's go on.
 ///
 /// # What is read
-/// Unknown fields are ignored; absent or null ones are the defaults; of a longer product list the first three
+/// JSON and CBOR, plain, gzip or LZ4, with times as text or as lists of numbers, of the current version of the class or
+/// of those that a [`migration`](Self::migration) knows. Unknown fields are ignored; absent or null ones are the defaults; of a longer product list the first three
 /// distinct products are kept. Where the stored ids are not those of the persistence id, the state is read, a
 /// warning is traced, and the next write carries the key's. Anything else that does not fit is a [`DecodeError`].
 ///
@@ -71,7 +72,7 @@ pub struct UserStateMapping {
 }
 
 impl UserStateMapping {
-    /// UTC, class `com.example.persistdurable.model.UserState`, tag `user-state`, at most 1 MiB of JSON.
+    /// UTC, class `com.example.persistdurable.model.UserState` at version 1, tag `user-state`, JSON of at most 1 MiB.
     pub fn new() -> Self {
         Self {
             zone: Tz::UTC,
@@ -86,7 +87,8 @@ impl UserStateMapping {
         Self { zone, ..self }
     }
 
-    /// The class name that stands in the manifest. It has no version: what follows the last `#` is dropped.
+    /// The class name that stands in the manifest. What follows the last `#` is dropped: versions come from a
+    /// [`migration`](Self::migration).
     #[must_use]
     pub fn manifest(self, class_name: &str) -> Self {
         Self {
@@ -104,30 +106,50 @@ impl UserStateMapping {
         }
     }
 
-    /// The most bytes of JSON, unpacked, that are read or written; 1 MiB unless set.
+    /// Whether JSON or CBOR is written; JSON unless set.
+    #[must_use]
+    pub fn format(self, format: PayloadFormat) -> Self {
+        Self {
+            jackson: self.jackson.with_format(format),
+            ..self
+        }
+    }
+
+    /// How long payloads are compressed; JSON with gzip and CBOR not at all unless set.
+    #[must_use]
+    pub fn compression(self, compression: Compression) -> Self {
+        Self {
+            jackson: self.jackson.with_compression(compression),
+            ..self
+        }
+    }
+
+    /// The most bytes that are never compressed; 32 KiB unless set.
+    #[must_use]
+    pub fn compress_larger_than(self, bytes: usize) -> Self {
+        Self {
+            jackson: self.jackson.with_compress_larger_than(bytes),
+            ..self
+        }
+    }
+
+    /// The versions of the class, and how those that are not the current one are read. The fields that are written are
+    /// the same whatever the version: a class whose fields are others has to be read by Pekko's migration.
+    #[must_use]
+    pub fn migration(self, migration: JacksonMigration) -> Self {
+        Self {
+            jackson: self.jackson.with_migration(migration),
+            ..self
+        }
+    }
+
+    /// The most bytes, unpacked, that are read or written; 1 MiB unless set.
     #[must_use]
     pub fn decoded_bytes_max(self, bytes: usize) -> Self {
         Self {
             jackson: self.jackson.with_decoded_bytes_max(bytes),
             ..self
         }
-    }
-
-    fn write_time(
-        &self,
-        json: &mut Vec<u8>,
-        field: &'static str,
-        at: Option<DateTime<Utc>>,
-    ) -> Result<(), EncodeError> {
-        let Some(at) = at else {
-            json.extend_from_slice(b"null");
-            return Ok(());
-        };
-        let local = zone::local(self.zone, at).ok_or(EncodeError::TimeOutOfRange { field })?;
-        json.push(b'"');
-        local_date_time::write(json, local);
-        json.push(b'"');
-        Ok(())
     }
 
     fn instant(
@@ -164,28 +186,15 @@ impl StateMapping<UserState> for UserStateMapping {
                 .map_err(|_| EncodeError::ForeignPersistenceId {
                     expected: "mallId-userId, with or without an entity type before it",
                 })?;
-        let mut json = Vec::with_capacity(capacity(persistence_id, state));
-        json.extend_from_slice(b"{\"mallId\":");
-        json::write(&mut json, key.mall_id().as_str())?;
-        json.extend_from_slice(b",\"userId\":");
-        json::write(&mut json, key.user_id().as_str())?;
-        json.extend_from_slice(b",\"lastLogin\":");
-        self.write_time(&mut json, "lastLogin", state.last_login)?;
-        json.extend_from_slice(b",\"lastCartUsedTime\":");
-        self.write_time(&mut json, "lastCartUsedTime", state.last_cart_used)?;
-        json.extend_from_slice(b",\"recentProducts\":[");
-        for (index, product) in state.recent_products.iter().enumerate() {
-            if index > 0 {
-                json.push(b',');
-            }
-            json::write(&mut json, product.as_str())?;
-        }
-        json.extend_from_slice(b"],\"marketingOptIn\":");
-        json::write(&mut json, &state.marketing_opt_in)?;
-        json.extend_from_slice(b",\"lastEventTime\":");
-        self.write_time(&mut json, "lastEventTime", state.last_event_at)?;
-        json.push(b'}');
-        self.jackson.payload(json)
+        let written = Written {
+            key: &key,
+            state,
+            zone: self.zone,
+        };
+        self.jackson.payload(match self.jackson.format() {
+            PayloadFormat::Json => written.json()?,
+            PayloadFormat::Cbor => written.cbor()?,
+        })
     }
 
     fn decode(
@@ -193,8 +202,8 @@ impl StateMapping<UserState> for UserStateMapping {
         persistence_id: &PersistenceId,
         payload: &Payload,
     ) -> Result<UserState, DecodeError> {
-        let json = self.jackson.json(payload)?;
-        let stored: Document<'_> = json::read_object(&json)?;
+        let plain = self.jackson.open(payload)?;
+        let stored: Document<'_> = plain.read_object()?;
         if !stored.is_of(persistence_id) {
             tracing::warn!(
                 persistence_id = %Shortened(persistence_id.as_str()),
@@ -230,15 +239,4 @@ impl fmt::Display for Shortened<'_> {
             None => formatter.write_str(self.0),
         }
     }
-}
-
-/// How many bytes the JSON of a state has at most, escapes aside.
-fn capacity(persistence_id: &PersistenceId, state: &UserState) -> usize {
-    let products = state.recent_products.iter();
-    FRAME_BYTES
-        + persistence_id.entity_id().len()
-        + 3 * local_date_time::CHARACTERS_MAX
-        + products
-            .map(|product| product.as_str().len() + 3)
-            .sum::<usize>()
 }

@@ -1,10 +1,10 @@
-//! The JSON document of a user's state, as it is read.
+//! The document of a user's state, as it is read: JSON, CBOR or the tree that a migration leaves.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use chrono::NaiveDateTime;
-use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use user_state_domain::{ProductId, RECENT_PRODUCTS_MAX, RecentProducts, UserKey};
 
@@ -38,7 +38,7 @@ impl Document<'_> {
     }
 }
 
-/// A text, borrowed from the JSON where it has no escapes.
+/// A text, borrowed from the payload where it stands there in one piece.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -55,16 +55,60 @@ pub(super) enum StoredTime {
     OutOfRange,
 }
 
-impl<'de> Deserialize<'de> for StoredTime {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Some(Text(text)) = Option::deserialize(deserializer)? else {
-            return Ok(Self::Absent);
-        };
-        match local_date_time::parse(&text) {
+impl StoredTime {
+    fn new<E: Error>(time: Result<NaiveDateTime, Unreadable>) -> Result<Self, E> {
+        match time {
             Ok(local) => Ok(Self::Local(local)),
             Err(Unreadable::OutOfRange) => Ok(Self::OutOfRange),
-            Err(Unreadable::Malformed) => Err(D::Error::custom("not a local date-time")),
+            Err(Unreadable::Malformed) => Err(E::custom("not a local date-time")),
         }
+    }
+}
+
+/// As Jackson's `LocalDateTimeDeserializer` reads: text, without spaces around it or a `Z` behind it, or numbers; nothing
+/// where the text or the list is empty.
+impl<'de> Deserialize<'de> for StoredTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumbers;
+
+        impl<'de> Visitor<'de> for TextOrNumbers {
+            type Value = StoredTime;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a local date-time, as text or as a list of numbers")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<StoredTime, E> {
+                Ok(StoredTime::Absent)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<StoredTime, E> {
+                let text = text.trim_matches(|character| character <= ' ');
+                if text.is_empty() {
+                    return Ok(StoredTime::Absent);
+                }
+                let text = text.strip_suffix('Z').unwrap_or(text);
+                StoredTime::new(local_date_time::parse(text))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<StoredTime, A::Error> {
+                let mut numbers = [0; local_date_time::NUMBERS_MAX];
+                let mut given = 0;
+                for place in &mut numbers {
+                    let Some(number) = list.next_element()? else {
+                        break;
+                    };
+                    *place = number;
+                    given += 1;
+                }
+                match numbers.get(..given) {
+                    None | Some([]) => Ok(StoredTime::Absent),
+                    Some(numbers) => StoredTime::new(local_date_time::from_numbers(numbers)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(TextOrNumbers)
     }
 }
 
