@@ -25,16 +25,18 @@ fn command() -> TestResult<UserCommand> {
 
 #[tokio::test]
 async fn a_runtime_reads_json_rows_and_continues_their_revisions_in_place() -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
-        continued(PayloadColumn::Bytea, release.lines_of(Category::Json)).await?;
+        continued(&table, release.lines_of(Category::Json)).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn a_runtime_reads_cbor_rows_and_continues_their_revisions_in_place() -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
-        continued(PayloadColumn::Bytea, release.lines_of(Category::Cbor)).await?;
+        continued(&table, release.lines_of(Category::Cbor)).await?;
     }
     Ok(())
 }
@@ -42,12 +44,13 @@ async fn a_runtime_reads_cbor_rows_and_continues_their_revisions_in_place() -> T
 #[tokio::test]
 async fn a_runtime_reads_jsonb_rows_and_continues_their_revisions_in_place() -> TestResult {
     let lines = Release::V2_0_0M1.lines_of(Category::Jsonb);
-    continued(PayloadColumn::Jsonb, lines).await
+    let table = Table::new(PayloadColumn::Jsonb).await?;
+    continued(&table, lines).await
 }
 
 /// Reads, continues and recovers all of these on one table, each under the tag of its row.
-async fn continued(column: PayloadColumn, lines: Vec<Line>) -> TestResult {
-    let table = Table::with(column, lines.iter().map(Line::row)).await?;
+async fn continued(table: &Table, lines: Vec<Line>) -> TestResult {
+    table.refill(lines.iter().map(Line::row)).await?;
     let mut by_tag: BTreeMap<Option<Vec<String>>, Vec<Line>> = BTreeMap::new();
     for line in lines.clone() {
         by_tag

@@ -18,7 +18,7 @@ use user_state_store::{
 };
 
 use crate::TestResult;
-use crate::fixture::{Category, Line, Release, Seen};
+use crate::fixture::{Category, Line, RELEASES, Release, Seen};
 use crate::state::{mapping, user_state};
 use crate::table::{Table, revision, write_of};
 
@@ -342,6 +342,8 @@ async fn the_steps_in_a_jsonb_column_leave_the_same_rows_by_our_writes() -> Test
 
 #[tokio::test]
 async fn a_runtime_reads_a_deletion_of_each_release_as_what_it_left_and_goes_on() -> TestResult {
+    let bytea = Table::new(PayloadColumn::Bytea).await?;
+    let jsonb = Table::new(PayloadColumn::Jsonb).await?;
     for (release, line) in [
         // Nothing was deleted: the state lives on.
         (Release::V1_1_0, "delete-step-3"),
@@ -354,11 +356,11 @@ async fn a_runtime_reads_a_deletion_of_each_release_as_what_it_left_and_goes_on(
         (Release::V2_0_0M1, "jsonb-delete-step-1"),
     ] {
         let line = release.line(line);
-        let column = match line.category() {
-            Category::JsonbStep => PayloadColumn::Jsonb,
-            _ => PayloadColumn::Bytea,
+        let table = match line.category() {
+            Category::JsonbStep => &jsonb,
+            _ => &bytea,
         };
-        let table = Table::with(column, &line.row).await?;
+        table.refill(&line.row).await?;
         let runtime = Runtime::for_users_as(Arc::clone(&table.store), mapping(&line)).start()?;
         let id = line
             .row
@@ -392,10 +394,11 @@ async fn a_runtime_reads_a_deletion_of_each_release_as_what_it_left_and_goes_on(
 
 #[tokio::test]
 async fn each_form_of_deletion_leaves_the_row_of_one_release_or_an_ordinary_state() -> TestResult {
-    for release in [Release::V1_1_0, Release::V1_2_0, Release::V2_0_0M1] {
+    let table = Table::new(PayloadColumn::Bytea).await?;
+    for release in RELEASES {
         let before = release.line("delete-step-2");
         for form in [DeleteForm::Reset, DeleteForm::Marker, DeleteForm::Erase] {
-            let table = Table::with(PayloadColumn::Bytea, &before.row).await?;
+            table.refill(&before.row).await?;
             let time = ManualTime::new();
             let runtime = Runtime::for_users_as(Arc::clone(&table.store), mapping(&before))
                 .delete_form(form)

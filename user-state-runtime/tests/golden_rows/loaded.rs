@@ -12,8 +12,8 @@ use crate::state::{mapping, tags, user_state};
 use crate::table::{Table, revision};
 
 /// The rows of these lines, inserted as they stand and loaded with one query.
-pub(crate) async fn loaded(column: PayloadColumn, lines: &[Line]) -> TestResult<Vec<StoredState>> {
-    let table = Table::with(column, lines.iter().map(Line::row)).await?;
+pub(crate) async fn loaded(table: &Table, lines: &[Line]) -> TestResult<Vec<StoredState>> {
+    table.refill(lines.iter().map(Line::row)).await?;
     let ids: Vec<PersistenceId> = lines
         .iter()
         .map(|line| PersistenceId::unique(&line.row().persistence_id))
@@ -64,20 +64,31 @@ fn decoded(line: &Line, loaded: &StoredState) -> UserState {
 
 #[tokio::test]
 async fn json_rows_are_loaded_column_by_column_and_stand_for_the_states_given() -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
-        users(release, Category::Json, PayloadColumn::Bytea).await?;
+        users(release, Category::Json, &table).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn cbor_rows_are_loaded_column_by_column_and_stand_for_the_states_given() -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
+    for release in RELEASES {
+        users(release, Category::Cbor, &table).await?;
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn jsonb_rows_are_loaded_column_by_column_and_stand_for_the_states_given() -> TestResult {
-    users(Release::V2_0_0M1, Category::Jsonb, PayloadColumn::Jsonb).await
+    let table = Table::new(PayloadColumn::Jsonb).await?;
+    users(Release::V2_0_0M1, Category::Jsonb, &table).await
 }
 
-async fn users(release: Release, category: Category, column: PayloadColumn) -> TestResult {
+async fn users(release: Release, category: Category, table: &Table) -> TestResult {
     let lines = release.lines_of(category);
-    let rows = loaded(column, &lines).await?;
+    let rows = loaded(table, &lines).await?;
     for (line, row) in lines.iter().zip(&rows) {
         assert_columns(line, row)?;
         let expected = user_state(&line.expected, line.zone.0);

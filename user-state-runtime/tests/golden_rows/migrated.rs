@@ -96,6 +96,7 @@ fn every_case_of_versions_is_read_by_one_of_them() {
 #[tokio::test]
 async fn version_2_of_a_class_reads_both_versions_and_writes_the_rows_that_pekko_wrote()
 -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
         for case in BY_SECOND {
             let line = release.line(case);
@@ -105,12 +106,12 @@ async fn version_2_of_a_class_reads_both_versions_and_writes_the_rows_that_pekko
                 PayloadFormat::Json
             };
             let mapping = second_version(format);
-            let row = loaded(PayloadColumn::Bytea, std::slice::from_ref(&line)).await?;
+            let row = loaded(&table, std::slice::from_ref(&line)).await?;
             let state = mapping.decode(&row[0].persistence_id, payload(&row[0])?)?;
             let expected: SecondVersion = serde_json::from_value(line.expected.clone())?;
             assert_eq!(state, expected, "{release:?}, {case}");
             if line.row().state_ser_manifest.ends_with("#2") {
-                assert_written(release, &line, &mapping, &state).await?;
+                assert_written(&table, release, &line, &mapping, &state).await?;
             }
         }
     }
@@ -126,19 +127,17 @@ fn payload(row: &StoredState) -> TestResult<&user_state_store::Payload> {
 
 /// Writing the state, where there is a row of version 1 after reading that, makes Pekko's row of version 2.
 async fn assert_written(
+    table: &Table,
     release: Release,
     line: &Line,
     mapping: &SerdeMapping<SecondVersion>,
     state: &SecondVersion,
 ) -> TestResult {
     let pekko = line.row();
-    let table = Table::new(PayloadColumn::Bytea).await?;
     let before = pekko.revision - 1;
-    if before == 1 {
-        table
-            .insert([release.line("migration-v1-row").row()])
-            .await?;
-    }
+    let first = release.line("migration-v1-row");
+    let first = (before == 1).then(|| first.row());
+    table.refill(first).await?;
     let id = PersistenceId::unique(&pekko.persistence_id)?;
     let change = Change::Put {
         revision: revision(pekko.revision),
@@ -181,10 +180,11 @@ fn loaded_tree(
 #[tokio::test]
 async fn version_1_of_a_class_reads_and_continues_what_its_migration_allows_and_nothing_else()
 -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
         for case in BY_FIRST {
             let line = release.line(case);
-            let table = Table::with(PayloadColumn::Bytea, &line.row).await?;
+            table.refill(&line.row).await?;
             let runtime =
                 Runtime::for_users_as(Arc::clone(&table.store), first_version(&line)).start()?;
             let user = runtime.entity(PersistenceId::unique(&line.row().persistence_id)?);

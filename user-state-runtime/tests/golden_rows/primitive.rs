@@ -93,6 +93,7 @@ kept!(String, i64, i32, bool, Vec<u8>);
 #[tokio::test]
 async fn texts_numbers_truth_values_and_bytes_are_read_continued_and_written_as_pekko_does()
 -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
         let expected = |case: &str| -> (Line, serde_json::Value) {
             let line = release.line(case);
@@ -100,16 +101,22 @@ async fn texts_numbers_truth_values_and_bytes_are_read_continued_and_written_as_
             (line, expected)
         };
         let (line, value) = expected("primitive-string-empty");
-        assert_kept(&line, value.as_str().unwrap().to_owned(), "다음".to_owned()).await?;
+        assert_kept(
+            &table,
+            &line,
+            value.as_str().unwrap().to_owned(),
+            "다음".to_owned(),
+        )
+        .await?;
         let (line, value) = expected("primitive-long");
-        assert_kept(&line, value.as_i64().unwrap(), i64::MIN).await?;
+        assert_kept(&table, &line, value.as_i64().unwrap(), i64::MIN).await?;
         let (line, value) = expected("primitive-int");
-        assert_kept(&line, i32::try_from(value.as_i64().unwrap())?, -1).await?;
+        assert_kept(&table, &line, i32::try_from(value.as_i64().unwrap())?, -1).await?;
         let (line, value) = expected("primitive-boolean");
-        assert_kept(&line, value.as_bool().unwrap(), false).await?;
+        assert_kept(&table, &line, value.as_bool().unwrap(), false).await?;
         let (line, value) = expected("primitive-bytes");
         assert_eq!(value["bytes_hex"], "000102ff");
-        assert_kept(&line, vec![0_u8, 1, 2, 0xff], vec![]).await?;
+        assert_kept(&table, &line, vec![0_u8, 1, 2, 0xff], vec![]).await?;
         let lines = release.lines_of(Category::Primitive).len();
         assert_eq!(lines, 5, "{release:?}: every case is here");
     }
@@ -119,7 +126,7 @@ async fn texts_numbers_truth_values_and_bytes_are_read_continued_and_written_as_
 #[tokio::test]
 async fn a_text_in_a_jsonb_column_is_read_as_the_json_it_is() -> TestResult {
     let lines = Release::V2_0_0M1.lines_of(Category::JsonbText);
-    let rows = loaded(PayloadColumn::Jsonb, &lines).await?;
+    let rows = loaded(&Table::new(PayloadColumn::Jsonb).await?, &lines).await?;
     for (line, row) in lines.iter().zip(rows) {
         let StoredValue::State(payload) = row.value else {
             return Err("a text is no mark".into());
@@ -131,7 +138,7 @@ async fn a_text_in_a_jsonb_column_is_read_as_the_json_it_is() -> TestResult {
     Ok(())
 }
 
-async fn assert_kept<P>(line: &Line, stored: P, next: P) -> TestResult
+async fn assert_kept<P>(table: &Table, line: &Line, stored: P, next: P) -> TestResult
 where
     P: Primitive + From<Kept<P>> + Default + Clone + fmt::Debug + PartialEq,
     P: Serialize + DeserializeOwned,
@@ -141,23 +148,23 @@ where
     let id = PersistenceId::unique(&pekko.persistence_id)?;
     let mapping = PrimitiveMapping::<P>::new();
 
-    let ours = Table::new(PayloadColumn::Bytea).await?;
+    table.refill([]).await?;
     let change = Change::Put {
         revision: revision(pekko.revision),
         payload: mapping.encode(&id, &Kept(stored.clone()))?,
         tags: StateMapping::<Kept<P>>::tags(&mapping),
     };
-    let outcome = ours
+    let outcome = table
         .write(write_of(&pekko.persistence_id, 0, change))
         .await?;
     assert!(
         matches!(outcome, WriteOutcome::Applied(_)),
         "{case}: {outcome:?}"
     );
-    let rows = ours.rows().await?;
+    let rows = table.rows().await?;
     assert_eq!(rows[0].undated(), pekko.undated(), "{case}");
 
-    let table = Table::with(PayloadColumn::Bytea, [pekko]).await?;
+    table.refill([pekko]).await?;
     let runtime = Runtime::<Kept<P>>::builder(Arc::clone(&table.store), mapping, ()).start()?;
     let entity = runtime.entity(id);
     let read = entity.state().await?;

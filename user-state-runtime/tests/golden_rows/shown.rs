@@ -77,13 +77,13 @@ fn expected(line: &Line) -> Value {
     }
 }
 
-async fn assert_shown(release: Release, column: PayloadColumn, lines: &[Line]) -> TestResult {
-    let table = Table::with(column, lines.iter().map(Line::row)).await?;
+async fn assert_shown(release: Release, table: &Table, lines: &[Line]) -> TestResult {
+    table.refill(lines.iter().map(Line::row)).await?;
     let ids: Vec<&str> = lines
         .iter()
         .map(|line| line.row().persistence_id.as_str())
         .collect();
-    let inspected = inspect(&table, &ids)?;
+    let inspected = inspect(table, &ids)?;
     assert_eq!(inspected.status, 0, "{}", inspected.text);
     assert_eq!(inspected.reports.len(), lines.len());
     for (line, found) in lines.iter().zip(&inspected.reports) {
@@ -121,12 +121,13 @@ fn assert_text_names_what_json_does(inspected: &Inspected) {
 
 #[tokio::test]
 async fn inspect_shows_json_cbor_and_primitive_rows_compressed_or_not() -> TestResult {
+    let table = Table::new(PayloadColumn::Bytea).await?;
     for release in RELEASES {
         let categories = [Category::Json, Category::Cbor, Category::Primitive];
         let lines = categories
             .map(|category| release.lines_of(category))
             .concat();
-        assert_shown(release, PayloadColumn::Bytea, &lines).await?;
+        assert_shown(release, &table, &lines).await?;
     }
     Ok(())
 }
@@ -138,22 +139,25 @@ async fn inspect_shows_rows_of_a_jsonb_column_without_being_told() -> TestResult
     let lines = categories
         .map(|category| release.lines_of(category))
         .concat();
-    assert_shown(release, PayloadColumn::Jsonb, &lines).await
+    let table = Table::new(PayloadColumn::Jsonb).await?;
+    assert_shown(release, &table, &lines).await
 }
 
 #[tokio::test]
 async fn inspect_shows_marks_of_deletion_absent_rows_and_unreadable_ones_by_their_status()
 -> TestResult {
     let release = Release::V2_0_0M1;
-    for (column, case) in [
-        (PayloadColumn::Bytea, "delete-step-3"),
-        (PayloadColumn::Bytea, "store-delete-nothing-step-1"),
-        (PayloadColumn::Jsonb, "jsonb-delete-step-1"),
+    let table = Table::new(PayloadColumn::Bytea).await?;
+    let jsonb = Table::new(PayloadColumn::Jsonb).await?;
+    for (table, case) in [
+        (&table, "delete-step-3"),
+        (&table, "store-delete-nothing-step-1"),
+        (&jsonb, "jsonb-delete-step-1"),
     ] {
         let line = release.line(case);
-        let table = Table::with(column, &line.row).await?;
+        table.refill(&line.row).await?;
         let id = line.row().persistence_id.as_str();
-        let inspected = inspect(&table, &[id])?;
+        let inspected = inspect(table, &[id])?;
         assert_eq!(inspected.status, 0, "{}", inspected.text);
         assert_eq!(inspected.reports, [report(line.row(), true, &Value::Null)]);
         assert!(
@@ -164,7 +168,7 @@ async fn inspect_shows_marks_of_deletion_absent_rows_and_unreadable_ones_by_thei
     }
 
     let newer = release.line("migration-v2-row");
-    let table = Table::with(PayloadColumn::Bytea, &newer.row).await?;
+    table.refill(&newer.row).await?;
     let id = newer.row().persistence_id.as_str();
     let inspected = inspect(&table, &["nobody-1", id])?;
     assert_eq!(inspected.status, 1, "unreadable counts more than absent");

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::sync::Mutex;
 use user_state_runtime::testkit::TestDatabase;
 use user_state_store::{
     Change, ConnectOptions, DurableStateStore, PayloadColumn, PersistenceId, Revision, Write,
@@ -12,10 +13,11 @@ use user_state_store::{
 use crate::TestResult;
 use crate::fixture::{Row, RowColumns};
 
-/// An empty table, and a store on it.
+/// A table, and a store on it. A database costs much more than a row, so a test refills its table.
 pub(crate) struct Table {
     database: TestDatabase,
     column: PayloadColumn,
+    connection: Mutex<PgConnection>,
     pub(crate) store: Arc<dyn DurableStateStore>,
 }
 
@@ -27,9 +29,11 @@ impl Table {
         options.settings.payload_column = column;
         user_state_store::migrate(&options).await?;
         let store = user_state_store::connect(&options).await?;
+        let connection = Mutex::new(PgConnection::connect(database.url()).await?);
         Ok(Self {
             database,
             column,
+            connection,
             store,
         })
     }
@@ -49,8 +53,15 @@ impl Table {
         self.database.url()
     }
 
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect(self.database.url()).await
+    /// Holds these rows as they stand, and no others.
+    pub(crate) async fn refill<'row>(
+        &self,
+        rows: impl IntoIterator<Item = &'row Row>,
+    ) -> TestResult {
+        let mut connection = self.connection.lock().await;
+        connection.execute("DELETE FROM durable_state").await?;
+        drop(connection);
+        self.insert(rows).await
     }
 
     /// Inserts rows as they stand.
@@ -64,7 +75,7 @@ impl Table {
         };
         let insert =
             format!("INSERT INTO durable_state VALUES ($1, $2, $3, $4, $5, $6, $7, {payload}, $9)");
-        let mut connection = self.connect().await?;
+        let mut connection = self.connection.lock().await;
         for row in rows {
             sqlx::query(&insert)
                 .bind(row.slice)
@@ -76,10 +87,10 @@ impl Table {
                 .bind(&row.state_ser_manifest)
                 .bind(row.payload())
                 .bind(&row.tags)
-                .execute(&mut connection)
+                .execute(&mut *connection)
                 .await?;
         }
-        Ok(connection.close().await?)
+        Ok(())
     }
 
     /// All rows, by id and revision.
@@ -94,9 +105,9 @@ impl Table {
              FROM durable_state
              ORDER BY persistence_id, revision"
         );
-        let mut connection = self.connect().await?;
-        let rows = sqlx::query(&select).fetch_all(&mut connection).await?;
-        connection.close().await?;
+        let mut connection = self.connection.lock().await;
+        let rows = sqlx::query(&select).fetch_all(&mut *connection).await?;
+        drop(connection);
         rows.iter()
             .map(|row| {
                 use sqlx::{FromRow as _, Row as _};
