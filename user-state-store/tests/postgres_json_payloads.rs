@@ -6,6 +6,7 @@
 #![cfg(feature = "postgres")]
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a broken expectation fails the test by panicking"
 )]
 
@@ -13,7 +14,6 @@ mod support;
 
 use std::error::Error;
 
-use sqlx::Row as _;
 use support::{Database, Outcome, change, load, put, write};
 use user_state_domain::UserState;
 use user_state_store::{
@@ -24,6 +24,9 @@ use user_state_store::{
 };
 
 const JSON_COLUMNS: [PayloadColumn; 2] = [PayloadColumn::Json, PayloadColumn::Jsonb];
+
+/// Id, revision, serializer, manifest, payload and tags.
+type StoredRow = (String, i64, i32, String, String, Option<Vec<String>>);
 
 fn options(database: &Database, column: PayloadColumn) -> Result<ConnectOptions, Box<dyn Error>> {
     let mut options = ConnectOptions::parse(database.url())?;
@@ -283,25 +286,12 @@ async fn a_mark_is_serializer_0_with_an_empty_object_and_any_other_serializer_of
         )
         .await;
         write(&store, vec![change("user", 1, Change::Mark)]).await;
-        let rows = sqlx::query(
+        let rows: Vec<StoredRow> = sqlx::query_as(
             "SELECT persistence_id, revision, state_ser_id, state_ser_manifest, state_payload::text, tags
              FROM durable_state ORDER BY persistence_id",
         )
         .fetch_all(store.pool())
         .await?;
-        let rows: Vec<(String, i64, i32, String, String, Option<Vec<String>>)> = rows
-            .iter()
-            .map(|row| {
-                Ok::<_, sqlx::Error>((
-                    row.try_get(0)?,
-                    row.try_get(1)?,
-                    row.try_get(2)?,
-                    row.try_get(3)?,
-                    row.try_get(4)?,
-                    row.try_get(5)?,
-                ))
-            })
-            .collect::<Result<_, _>>()?;
         let class = "com.example.State".to_owned();
         let tags = Some(vec!["state".to_owned()]);
         let empty = || "{}".to_owned();

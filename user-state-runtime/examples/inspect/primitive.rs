@@ -1,5 +1,7 @@
 //! States that are one primitive value.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 use user_state_store::{
     DecodeError, Payload, PersistenceId, Primitive, PrimitiveMapping, SerializerId, StateMapping,
@@ -13,10 +15,10 @@ pub(crate) fn decoded(id: &PersistenceId, payload: &Payload) -> Option<Result<Va
         SerializerId::LONG => Some(value::<i64>(id, payload).map(Value::from)),
         SerializerId::INT => Some(value::<i32>(id, payload).map(Value::from)),
         SerializerId::BOOLEAN => Some(value::<bool>(id, payload).map(Value::from)),
-        SerializerId::BYTES => Some(value::<Vec<u8>>(id, payload).map(|bytes| {
-            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({ "bytes_hex": digits })
-        })),
+        SerializerId::BYTES => Some(
+            value::<Vec<u8>>(id, payload)
+                .map(|bytes| json!({ "bytes_hex": Hex(&bytes).to_string() })),
+        ),
         _ => None,
     }
 }
@@ -34,4 +36,15 @@ fn value<P: Primitive + Clone + Default>(
     payload: &Payload,
 ) -> Result<P, DecodeError> {
     StateMapping::<P>::decode(&PrimitiveMapping::<P>::new(), id, payload)
+}
+
+/// Bytes in hexadecimal.
+struct Hex<'bytes>(&'bytes [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
 }

@@ -220,13 +220,11 @@ impl Shown {
         payload: &Payload,
         mapping: &UserStateMapping,
     ) -> Result<Self, DecodeError> {
-        match primitive::decoded(id, payload) {
-            Some(value) => value.map(Self::Primitive),
-            None => {
-                let state = mapping.decode(id, payload)?;
-                Ok(Self::User(State::of(&state, payload)))
-            }
+        if let Some(value) = primitive::decoded(id, payload) {
+            return value.map(Self::Primitive);
         }
+        let state = mapping.decode(id, payload)?;
+        Ok(Self::User(State::of(&state, payload)))
     }
 }
 

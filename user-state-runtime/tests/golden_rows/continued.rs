@@ -62,7 +62,7 @@ async fn continued(table: &Table, lines: Vec<Line>) -> TestResult {
         let runtime =
             Runtime::for_users_as(Arc::clone(&table.store), mapping(&lines[0])).start()?;
         let users = lines.iter().map(|line| (line, entity(&runtime, line)));
-        try_join_all(users.map(|(line, user)| one(line, user))).await?;
+        try_join_all(users.map(|(line, user)| read_and_continue(line, user))).await?;
         runtime.shutdown().await?;
     }
     let rows = table.rows().await?;
@@ -87,7 +87,7 @@ fn entity(runtime: &Runtime<UserState>, line: &Line) -> EntityRef<UserState> {
     runtime.entity(id.unwrap())
 }
 
-async fn one(line: &Line, user: EntityRef<UserState>) -> TestResult {
+async fn read_and_continue(line: &Line, user: EntityRef<UserState>) -> TestResult {
     let case = &line.case;
     let stored = line.row().revision;
     let read = user
@@ -117,10 +117,10 @@ async fn one(line: &Line, user: EntityRef<UserState>) -> TestResult {
         return Ok(());
     }
     assert_eq!(executed?.get(), stored + 1, "{case}");
-    let live = user.state().await?;
+    let in_memory = user.state().await?;
     user.passivate().await?;
     let recovered = user.state().await?;
-    assert_eq!(recovered.state, live.state, "{case} recovered");
+    assert_eq!(recovered.state, in_memory.state, "{case} recovered");
     assert_eq!(recovered.state.recent_products, read.state.recent_products);
     assert_eq!(recovered.revision.get(), stored + 1, "{case} recovered");
     Ok(())

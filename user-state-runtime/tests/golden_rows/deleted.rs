@@ -18,7 +18,7 @@ use user_state_store::{
 };
 
 use crate::TestResult;
-use crate::fixture::{Category, Line, RELEASES, Release, Seen};
+use crate::fixture::{Category, Line, RELEASES, Release, Row, Seen};
 use crate::state::{mapping, user_state};
 use crate::table::{Table, revision, write_of};
 
@@ -212,7 +212,7 @@ async fn replay(table: &Table, id: &str, line: &Line, ours: Ours) -> TestResult 
     };
     let (write, applied) = match ours {
         Put(expected) => (put(expected)?, true),
-        PutConflicts(expected) => (put(expected)?, false),
+        PutConflicts(expected) | Never(_, expected) => (put(expected)?, false),
         Mark(expected) => (write_of(id, expected, Change::Mark), true),
         MarkConflicts(expected) => (write_of(id, expected, Change::Mark), false),
         Erase(expected) => (write_of(id, expected, Change::Erase), true),
@@ -224,7 +224,6 @@ async fn replay(table: &Table, id: &str, line: &Line, ours: Ours) -> TestResult 
             return assert_as_pekko_left_it(table, id, line).await;
         }
         LeavesTheRow => return assert_as_pekko_left_it(table, id, line).await,
-        Never(_, expected) => (put(expected)?, false),
     };
     let outcome = table.write(write).await?;
     match outcome {
@@ -268,8 +267,7 @@ fn put(line: &Line, object: &Value, new: i64) -> TestResult<Change> {
 }
 
 async fn assert_as_pekko_left_it(table: &Table, id: &str, line: &Line) -> TestResult {
-    let undated =
-        |rows: Vec<_>| -> Vec<_> { rows.iter().map(crate::fixture::Row::undated).collect() };
+    let undated = |rows: Vec<_>| -> Vec<_> { rows.iter().map(Row::undated).collect() };
     let left: Vec<_> = line.other_rows.iter().chain(&line.row).cloned().collect();
     assert_eq!(
         undated(table.rows_of(id).await?),
@@ -408,12 +406,7 @@ async fn each_form_of_deletion_leaves_the_row_of_one_release_or_an_ordinary_stat
             let user = runtime.entity(PersistenceId::unique(id)?);
             let deleted = user.delete().await?.get();
             runtime.shutdown().await?;
-            let rows: Vec<_> = table
-                .rows()
-                .await?
-                .iter()
-                .map(|row| row.undated())
-                .collect();
+            let rows: Vec<_> = table.rows().await?.iter().map(Row::undated).collect();
             match form {
                 DeleteForm::Marker => {
                     let pekko = Release::V2_0_0M1.line("delete-step-3");
@@ -430,7 +423,7 @@ async fn each_form_of_deletion_leaves_the_row_of_one_release_or_an_ordinary_stat
                     let [row] = &rows[..] else {
                         return Err(format!("{} rows", rows.len()).into());
                     };
-                    let state = put_payload(&before, UserState::emptied(time.utc_now()), id)?;
+                    let state = payload_of(&before, &UserState::emptied(time.utc_now()), id)?;
                     let mut expected = before.row().undated();
                     expected.revision = 3;
                     assert_eq!(row.payload(), state);
@@ -445,8 +438,8 @@ async fn each_form_of_deletion_leaves_the_row_of_one_release_or_an_ordinary_stat
     Ok(())
 }
 
-fn put_payload(line: &Line, state: UserState, id: &str) -> TestResult<Vec<u8>> {
+fn payload_of(line: &Line, state: &UserState, id: &str) -> TestResult<Vec<u8>> {
     Ok(mapping(line)
-        .encode(&PersistenceId::unique(id)?, &state)?
+        .encode(&PersistenceId::unique(id)?, state)?
         .bytes)
 }

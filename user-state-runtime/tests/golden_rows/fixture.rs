@@ -1,6 +1,7 @@
 //! The lines of the fixtures, and the category of each.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
@@ -261,8 +262,12 @@ impl Line {
 }
 
 /// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(digits, "{byte:02x}").expect("a text takes more text");
+    }
+    digits
 }
 
 fn bytes(digits: &str) -> Vec<u8> {

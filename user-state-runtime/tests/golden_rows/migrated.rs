@@ -7,13 +7,13 @@ use serde_json::Value;
 use user_state_domain::UserCommand;
 use user_state_runtime::{RequestError, Runtime};
 use user_state_store::{
-    Change, DecodeError, JacksonMigration, PayloadColumn, PayloadFormat, PersistenceId,
-    SerdeMapping, StateMapping as _, StoreError, StoredState, StoredValue, UserStateMapping,
-    WriteOutcome,
+    Change, DecodeError, JacksonMigration, Manifest, Payload, PayloadColumn, PayloadFormat,
+    PersistenceId, SerdeMapping, SerializerId, StateMapping as _, StoreError, StoredState,
+    StoredValue, UserStateMapping, WriteOutcome,
 };
 
 use crate::TestResult;
-use crate::fixture::{Category, Line, RELEASES, Release};
+use crate::fixture::{Category, Line, RELEASES, Release, Row};
 use crate::loaded::loaded;
 use crate::state::{CLASS, mapping, tags, user_state};
 use crate::table::{Table, revision, write_of};
@@ -118,7 +118,7 @@ async fn version_2_of_a_class_reads_both_versions_and_writes_the_rows_that_pekko
     Ok(())
 }
 
-fn payload(row: &StoredState) -> TestResult<&user_state_store::Payload> {
+fn payload(row: &StoredState) -> TestResult<&Payload> {
     match &row.value {
         StoredValue::State(payload) => Ok(payload),
         StoredValue::Deleted => Err("the row reads as deleted".into()),
@@ -153,7 +153,7 @@ async fn assert_written(
         return Err(format!("{} rows", rows.len()).into());
     };
     let case = &line.case;
-    let columns = |row: &crate::fixture::Row| row.with_payload_of(pekko).undated();
+    let columns = |row: &Row| row.with_payload_of(pekko).undated();
     assert_eq!(columns(ours), columns(pekko), "{case}");
     if case.starts_with("cbor-") {
         let ours = loaded_tree(mapping, ours)?;
@@ -164,13 +164,10 @@ async fn assert_written(
     Ok(())
 }
 
-fn loaded_tree(
-    mapping: &SerdeMapping<SecondVersion>,
-    row: &crate::fixture::Row,
-) -> TestResult<SecondVersion> {
-    let payload = user_state_store::Payload {
-        serializer_id: user_state_store::SerializerId(row.state_ser_id),
-        manifest: user_state_store::Manifest::new(&row.state_ser_manifest),
+fn loaded_tree(mapping: &SerdeMapping<SecondVersion>, row: &Row) -> TestResult<SecondVersion> {
+    let payload = Payload {
+        serializer_id: SerializerId(row.state_ser_id),
+        manifest: Manifest::new(&row.state_ser_manifest),
         bytes: row.payload(),
     };
     let id = PersistenceId::unique(&row.persistence_id)?;

@@ -146,8 +146,9 @@ pub enum Access {
 /// # JSON columns
 /// [`Json`](Self::Json) and [`Jsonb`](Self::Jsonb) are PostgreSQL's, and Pekko's from 2.0 on: a Pekko 1.x application
 /// cannot share the table.
-/// - They take uncompressed JSON of serializers 31 and 32 and nothing else, so the mapping has to write JSON and
-///   leave it uncompressed. Any other payload is [`crate::StoreError::Unencodable`], for its entity alone.
+/// - They take uncompressed JSON of serializers 31 and 32 and nothing else. So the mapping has to write JSON, and with
+///   [`Compression::Off`](crate::Compression::Off): otherwise a state above 32 KiB is compressed. Any other payload
+///   is [`crate::StoreError::Unencodable`], for its entity alone.
 /// - What PostgreSQL itself refuses in JSON is [`crate::StoreError::Refused`], for its entity alone: with
 ///   [`Jsonb`](Self::Jsonb) a NUL character (SQLSTATE 22P05), for example.
 /// - [`Jsonb`](Self::Jsonb) keeps the value, not the bytes: fields come back in another order and with a space behind

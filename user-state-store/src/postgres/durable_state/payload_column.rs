@@ -126,7 +126,7 @@ pub(super) fn refusal(
     let text = std::str::from_utf8(&payload.bytes).ok();
     let Some(text) = text.filter(|text| !text.contains('\0')) else {
         // What the server answers to bytes that are no text: character_not_in_repertoire.
-        return refused("22021");
+        return Some(refused("22021"));
     };
     if settings.payload_column == PayloadColumn::Json {
         return None;
@@ -134,7 +134,7 @@ pub(super) fn refusal(
     let stored = StoredText::of(text);
     if stored.has_nul {
         // What the server answers to a NUL in JSONB: untranslatable_character.
-        return refused("22P05");
+        return Some(refused("22P05"));
     }
     let limit = settings.payload_bytes_max;
     (stored.bytes_max > limit).then_some(StoreError::TooLarge {
@@ -144,12 +144,12 @@ pub(super) fn refusal(
     })
 }
 
-fn refused(code: &str) -> Option<StoreError> {
-    Some(StoreError::Refused(DatabaseError {
+fn refused(code: &str) -> StoreError {
+    StoreError::Refused(DatabaseError {
         code: code.into(),
         severity: "ERROR",
         constraint: None,
-    }))
+    })
 }
 
 /// What JSON text becomes as JSONB.
