@@ -90,7 +90,13 @@ pub enum OpenError {
         table: &'static str,
     },
     /// A column is not there or has another type.
-    #[error("column {table}.{column} must be {expected}, found {found}")]
+    ///
+    /// Of `state_payload` the type is a setting: set [`payload_column`](crate::StoreSettings::payload_column) to the
+    /// one found, and see there what it asks of the mapping.
+    #[error(
+        "column {table}.{column} must be {expected}, found {found}{}",
+        advice(column, found)
+    )]
     ColumnMismatch {
         /// The table.
         table: &'static str,
@@ -100,20 +106,6 @@ pub enum OpenError {
         expected: &'static str,
         /// The type it has; `nothing` where it is missing.
         found: Box<str>,
-    },
-    /// Column `state_payload` has another type than the settings say. Set
-    /// [`payload_column`](crate::StoreSettings::payload_column) to the one found, and see there what it asks of
-    /// the mapping.
-    #[error(
-        "column {table}.state_payload is {found}, but the store is set up for {configured}; set payload_column to {found}"
-    )]
-    PayloadColumnMismatch {
-        /// The table.
-        table: &'static str,
-        /// What the settings say.
-        configured: PayloadColumn,
-        /// What the table has.
-        found: PayloadColumn,
     },
     /// The table has no unique index that keeps writers apart.
     #[error("table {table} lacks its primary key ({columns})")]
@@ -148,4 +140,12 @@ pub enum OpenError {
     /// The database failed in another way.
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),
+}
+
+/// What to do about a column of another type, where something can be done on this side.
+fn advice(column: &str, found: &str) -> String {
+    match found.parse::<PayloadColumn>() {
+        Ok(found) if column == "state_payload" => format!("; set payload_column to {found}"),
+        _ => String::new(),
+    }
 }

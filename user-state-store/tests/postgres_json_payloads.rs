@@ -72,10 +72,11 @@ async fn a_table_with_another_payload_type_does_not_open_and_the_error_names_the
                 assert_eq!(configured, made);
                 continue;
             };
-            let expected = OpenError::PayloadColumnMismatch {
+            let expected = OpenError::ColumnMismatch {
                 table: "durable_state",
-                configured,
-                found: made,
+                column: "state_payload",
+                expected: configured.as_str(),
+                found: made.to_string().into(),
             };
             assert_eq!(error, expected);
             let advice = format!("set payload_column to {made}");
@@ -101,7 +102,9 @@ async fn a_payload_column_of_a_fourth_type_is_a_mismatch_of_the_column() -> Outc
         expected: "jsonb",
         found: "text".into(),
     };
-    assert_eq!(opened.unwrap_err(), expected);
+    let error = opened.unwrap_err();
+    assert_eq!(error, expected);
+    assert!(!error.to_string().contains("payload_column"), "{error}");
     Ok(())
 }
 

@@ -90,13 +90,18 @@ async fn open(url: &str) -> Result<Arc<dyn DurableStateStore>, Failure> {
     let mut options = ConnectOptions::parse(url)?;
     options.settings.access = Access::ReadOnly;
     options.settings.payload_bytes_max = PAYLOAD_BYTES_MAX;
-    match user_state_store::connect(&options).await {
-        Err(OpenError::PayloadColumnMismatch { found, .. }) => {
-            options.settings.payload_column = found;
-            Ok(user_state_store::connect(&options).await?)
+    let opened = user_state_store::connect(&options).await;
+    let other = match &opened {
+        Err(OpenError::ColumnMismatch { column, found, .. }) if *column == "state_payload" => {
+            found.parse().ok()
         }
-        opened => Ok(opened?),
-    }
+        _ => None,
+    };
+    let Some(payload_column) = other else {
+        return Ok(opened?);
+    };
+    options.settings.payload_column = payload_column;
+    Ok(user_state_store::connect(&options).await?)
 }
 
 /// Each row, or what makes it unreadable. Anything else that goes wrong is a failure of the store.

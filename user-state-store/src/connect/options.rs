@@ -277,7 +277,7 @@ impl fmt::Debug for ConnectOptions {
 
 impl PayloadColumn {
     /// PostgreSQL's name of the type.
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bytea => "bytea",
             Self::Json => "json",

@@ -222,20 +222,16 @@ async fn check_columns(
             });
         }
     }
-    match type_of(PAYLOAD).parse() {
-        Ok(found) if found == payload_column => Ok(()),
-        Ok(found) => Err(OpenError::PayloadColumnMismatch {
-            table: TABLE,
-            configured: payload_column,
-            found,
-        }),
-        Err(_) => Err(OpenError::ColumnMismatch {
-            table: TABLE,
-            column: PAYLOAD,
-            expected: payload_column.as_str(),
-            found: type_of(PAYLOAD).into(),
-        }),
+    let found = type_of(PAYLOAD);
+    if found == payload_column.as_str() {
+        return Ok(());
     }
+    Err(OpenError::ColumnMismatch {
+        table: TABLE,
+        column: PAYLOAD,
+        expected: payload_column.as_str(),
+        found: found.into(),
+    })
 }
 
 async fn check_indexes(
