@@ -7,7 +7,7 @@
 //! **Guarantees.** What is written here is read here: a form larger than the limit of reading is refused when it
 //! is written. Unpacking never takes more memory than the limit, whatever the bytes claim. Errors never hold a part
 //! of the payload. A row of the current version is read without an intermediate tree; others go through one, which takes
-//! a few times the memory of the plain form, and 64 times that of a payload made for it.
+//! a few times the memory of the plain form, for a payload made to do so up to 64 times.
 //!
 //! Source: `JacksonSerializer` of Pekko (manifest, versions, compression by magic bytes) and rows that it wrote.
 
