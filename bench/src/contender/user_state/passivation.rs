@@ -148,10 +148,14 @@ async fn watch(
         let (runtime, until) = (runtime.clone(), until.clone());
         tasks.spawn(async move {
             let mut micros = Vec::new();
-            while !until(&runtime) {
+            // Asked once at least, however soon it is so.
+            loop {
                 let sent = Instant::now();
                 user.state().await?;
                 micros.push(sent.elapsed().as_secs_f64() * 1e6);
+                if until(&runtime) {
+                    break;
+                }
                 tokio::time::sleep(PAUSE).await;
             }
             Ok(micros)
