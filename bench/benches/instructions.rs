@@ -108,7 +108,7 @@ fn apply((mut state, event): (UserState, UserEvent)) -> UserState {
     black_box(state)
 }
 
-/// From the caller through mailbox, shard, batch and store, and back.
+// From the caller through mailbox, shard, batch and store, and back.
 #[library_benchmark(setup = live)]
 #[bench::alone()]
 fn command(
@@ -119,7 +119,7 @@ fn command(
     (tokio, users)
 }
 
-/// The same a hundred times at once: what a command costs where load makes the batches.
+// The same a hundred times at once: what a command costs where load makes the batches.
 #[library_benchmark(setup = live)]
 #[bench::hundred()]
 fn commands(
