@@ -23,7 +23,7 @@ const FAILED: u8 = 1;
 const MEMORY_ROUNDS_MAX: usize = 1;
 
 /// Who takes so many times as long as a measurement should is not measured again: it would take most of the run.
-const PATIENCE: u32 = 8;
+const PATIENCE: u32 = 5;
 
 /// What counts as the time of a measurement that is asked to be shorter.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -169,6 +169,8 @@ impl<S: System> Contender for Callers<S> {
         };
         match case.kind {
             Kind::Memory | Kind::Passivate | Kind::StartUp => {
+                // The process writes too; whoever has its user in memory here would not know.
+                self.rest().await;
                 self.in_a_process_of_its_own(case, &url, timing).await
             }
             Kind::Recover => {

@@ -59,9 +59,8 @@ impl Contender for Selects {
         let mut lanes: Vec<Lane> = self.0.take(count).into_iter().map(lane).collect();
         for lane in &mut lanes {
             // Prepares the statement.
-            lanes::Lane::step(lane)
-                .await
-                .map_err(|reason| Failure::new(1, reason))?;
+            let prepared = lane.read(&[0]).await;
+            prepared.map_err(|reason| Failure::new(1, reason))?;
         }
         let timing = crate::load::Timing {
             warm_up: std::time::Duration::ZERO,
@@ -89,6 +88,12 @@ impl lanes::Lane for Lane {
         if users.is_empty() {
             return Ok(0);
         }
+        self.read(&users).await
+    }
+}
+
+impl Lane {
+    async fn read(&mut self, users: &[usize]) -> Result<u64, Reason> {
         let mut ids = users
             .iter()
             .map(|user| Ok(self.table.row(*user)?.0.persistence_id.as_str()))
