@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::arguments::Arguments;
 use crate::case::{self, Case, Kind};
 use crate::contender::{self, Contender, World};
@@ -21,12 +19,6 @@ const FAILED: u8 = 1;
 
 /// Memory is counted, not timed: it hardly differs between rounds, and a million users take a while.
 const MEMORY_ROUNDS_MAX: usize = 1;
-
-/// Who takes so many times as long as a measurement should is not measured again: it would take most of the run.
-const PATIENCE: u32 = 5;
-
-/// What counts as the time of a measurement that is asked to be shorter.
-const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Measures what the arguments ask for, and reports.
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -79,7 +71,7 @@ async fn measure(
         .iter()
         .map(|contender| contender.not_run(case).map_or(Ok(Vec::new()), Err))
         .collect();
-    let mut is_slow = Vec::new();
+    let mut slow = Vec::new();
     for round in 0..rounds {
         let Case {
             work,
@@ -98,15 +90,16 @@ async fn measure(
             else {
                 continue;
             };
-            if is_slow.contains(&index) {
+            if slow.contains(&index) {
                 continue;
             }
             if let Ok(rounds) = figures {
-                let started = Instant::now();
                 let one = contender.measure(case, world).await;
-                let may_take = world.timing.measured.max(SHORTEST) * PATIENCE;
-                if case.kind != Kind::Memory && started.elapsed() > may_take {
-                    is_slow.push(index);
+                if one
+                    .as_ref()
+                    .is_ok_and(|one| is_slow(one, world.timing.measured))
+                {
+                    slow.push(index);
                 }
                 match one {
                     Ok(one) => rounds.push(one),
@@ -126,6 +119,12 @@ async fn measure(
             Err(reason) => Row::not_run(case, contender.name(), reason),
         })
         .collect()
+}
+
+/// Whether an answer takes longer than a measurement should: more rounds would take most of the run.
+fn is_slow(measured: &Measured, should_take: Duration) -> bool {
+    let answer = measured.p50_us.unwrap_or_default();
+    answer > should_take.as_secs_f64() * 1e6
 }
 
 /// What tells a contender that failed from one that does not do a work.
