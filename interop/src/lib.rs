@@ -56,6 +56,7 @@ mod profile;
 mod serialization;
 mod state;
 mod suite;
+mod triggers;
 
 pub use case::{AnyError, Case, Live, Serialization, TestResult};
 pub use database::{Database, Row};
@@ -70,3 +71,4 @@ pub use profile::Profile;
 pub use serialization::{Form, IdJudgement, SerializationPeer, WirePayload, accepted, refused};
 pub use state::State;
 pub use suite::run;
+pub use triggers::{Deletions, HeldInserts};
