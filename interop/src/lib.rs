@@ -43,8 +43,8 @@
 //! Every case runs once per profile, at the same time as others, on an empty database of its own with the tables in it
 //! ([`Live`]). It is a failure if it returns an error or panics. What differs between plugin versions is asked of
 //! [`Live::profile`]. Pekko's side is a [`PekkoNode`] (an actor system; open several for several processes) with
-//! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko prints goes to a file that
-//! errors name.
+//! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko gives no signal of, the database
+//! does: [`Deletions`], [`HeldInserts`]. What Pekko prints goes to a file that errors name.
 
 mod case;
 mod database;

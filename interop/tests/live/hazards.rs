@@ -7,10 +7,11 @@
 //! Not here: what a hard deletion does to the offsets of projections (there is no projection module, here or in the Pekko
 //! application), and plugin 1.0.0, which is not among the profiles.
 
+use sqlx::Connection as _;
 use user_state_domain::{UserKey, UserState};
 use user_state_interop::{AnyError, Case, Live, PekkoActor, Profile, TestResult};
 use user_state_runtime::{EntityRef, ExecuteError, RequestError, Runtime};
-use user_state_store::{DeleteForm, StoreError};
+use user_state_store::{DeleteForm, SliceRange, StoreError};
 
 use crate::live::user::{
     Held, NOTHING, assert_holds, assert_restarted, login, only_row, products, read, restarting,
@@ -59,6 +60,14 @@ pub(crate) fn cases() -> Vec<Case> {
             "an_actor_behind_its_effect_delete_overwrites_the_row_that_we_brought_to_its_revision",
             phantom_revision,
         ),
+        Case::live(
+            "an_actor_of_plugin_1_2_0_that_deletes_beside_our_newer_row_overwrites_it_by_its_next_write",
+            phantom_of_a_stale_delete,
+        ),
+        Case::live(
+            "a_command_right_behind_an_effect_delete_of_pekko_can_bring_the_deleted_state_back",
+            write_overtakes_effect_delete,
+        ),
     ]
 }
 
@@ -74,27 +83,34 @@ async fn erasing(live: &Live) -> Result<Runtime<UserState>, AnyError> {
     Ok(runtime.start()?)
 }
 
-/// Compares only revisions, as every writer of this schema does: revision 1 is revision 1. The unique index is there,
+/// Every writer of this schema compares revisions, and after an erase they are used again. The unique index is there,
 /// and has nothing to say, since there is one row only.
 async fn stale_actor_meets_its_revision(live: Live) -> TestResult {
     live.database.create_unique_index().await?;
     let pekko = live.pekko().await?;
     let runtime = erasing(&live).await?;
-    let user = runtime.user(&"mall-user".parse()?);
-    user.execute(view("old", 1)).await?;
-    let actor = pekko.start_with("mall-user", restarting()).await?;
-    assert_eq!(actor.recovered().revision, 1);
+    for revision in [1, 2] {
+        let name = format!("mall-{revision}");
+        let user = runtime.user(&name.parse()?);
+        for number in 1..=revision {
+            user.execute(view("old", number)).await?;
+        }
+        let actor = pekko.start_with(&name, restarting()).await?;
 
-    assert_eq!(user.delete().await?.get(), 0);
-    assert_eq!(user.execute(view("new", 2)).await?.get(), 1);
-    let written = actor.login(second(3)).await?;
-    assert_eq!(written.revision, 2);
+        assert_eq!(user.delete().await?.get(), 0);
+        for number in 1..=revision {
+            assert_eq!(user.execute(view("new", number)).await?.get(), number);
+        }
+        let written = actor.login(second(3)).await?;
+        assert_eq!(i64::try_from(written.revision)?, revision + 1);
 
-    let seen = user.state_confirmed().await?;
-    assert_eq!(seen.revision.get(), 2);
-    assert_eq!(products(&seen.state), ["old"], "our view is lost");
-    assert_eq!(user.execute(view("newer", 4)).await?.get(), 3);
-    assert_eq!(revisions(&live, "mall-user").await?, [3]);
+        let seen = user.state_confirmed().await?;
+        assert_eq!(seen.revision.get(), revision + 1);
+        assert_eq!(products(&seen.state), ["old"], "our view is lost");
+        let next = user.execute(view("newer", 4)).await?;
+        assert_eq!(next.get(), revision + 2);
+        assert_eq!(revisions(&live, &name).await?, [revision + 2]);
+    }
     Ok(())
 }
 
@@ -189,13 +205,22 @@ async fn pekkos_creation_comes_late(live: Live) -> TestResult {
     let (actor, user) = with_nothing_in_mind(&live, &runtime).await?;
     assert_eq!(actor.view("theirs", second(3)).await?.revision, 1);
     assert_eq!(revisions(&live, "mall-user").await?, [1, 2]);
-    assert_doubled(&live, &user, 1, 2).await?;
+    // A live entity goes on in its own row until it has to look.
+    assert_eq!(user.execute(login(4)).await?.get(), 3);
+    assert_doubled(&live, &user, 1, 3).await?;
+    let pekko = live.pekko().await?;
+    let guessed = pekko.load("mall-user").await?;
+    assert!([1, 3].contains(&guessed.revision), "Pekko takes either");
+    let told = pekko.current_changes("", SliceRange::ALL, None).await?;
+    let told: Vec<u64> = told.iter().map(|change| change.revision).collect();
+    assert_eq!(told, [1, 3]);
 
     let remove = "DELETE FROM durable_state WHERE persistence_id = 'mall-user' AND revision = 1";
     live.database.execute(remove).await?;
     let newly = live.runtime().await?.user(&"mall-user".parse()?);
-    assert_eq!(newly.execute(login(4)).await?.get(), 3);
+    assert_eq!(newly.execute(login(5)).await?.get(), 4);
     assert_eq!(products(&newly.state().await?.state), ["ours"]);
+    assert_eq!(user.execute(login(6)).await?.get(), 5, "and here too");
     Ok(())
 }
 
@@ -358,5 +383,64 @@ async fn phantom_revision(live: Live) -> TestResult {
     assert_eq!(products(&seen), ["newer"], "our view before is lost");
     assert_eq!(seen.last_login, Some(second(5)));
     assert_eq!(revisions(&live, held.id()).await?, [5]);
+    Ok(())
+}
+
+/// The deletion hit nothing and nobody is told, yet the actor counts it: our row is at just the revision that it thinks is
+/// its own. Plugin 1.1.0 has removed our row by the deletion already, and refuses the write.
+async fn phantom_of_a_stale_delete(live: Live) -> TestResult {
+    live.database.create_unique_index().await?;
+    let pekko = live.pekko().await?;
+    let runtime = live.runtime().await?;
+    let mut deletions = live.database.deletions().await?;
+    let held = Held::make("mall-user", &runtime, &pekko).await?;
+    assert_eq!(held.user.execute(view("new", 3)).await?.get(), 3);
+    assert_eq!(held.actor.delete().await?.revision, 3);
+    deletions.next().await?;
+
+    let answer = held.actor.login(second(5)).await;
+    let revision = match live.profile() {
+        Profile::Pekko11 => {
+            assert_restarted(answer, NOTHING);
+            held.actor.login(second(5)).await?.revision
+        }
+        Profile::PekkoNewest => answer?.revision,
+    };
+    let seen = held.user.state_confirmed().await?;
+    assert_eq!(u64::try_from(seen.revision.get())?, revision);
+    assert_eq!(products(&seen.state), [""; 0], "our view is lost");
+    match live.profile() {
+        Profile::Pekko11 => assert_eq!(revision, 1),
+        Profile::PekkoNewest => assert_eq!(revision, 4),
+    }
+    only_row(&live, held.id()).await?;
+    Ok(())
+}
+
+/// Core 1.x does not wait for its deletion. Here the row is locked, so that the next write surely overtakes the deletion:
+/// it is refused in both versions, the actor is started anew while the old row is still there, and holds it from then on.
+/// Plugin 1.1.0 keeps the row anyway; plugin 1.2.0 removes it and inserts it again with the actor's next write.
+async fn write_overtakes_effect_delete(live: Live) -> TestResult {
+    let pekko = live.pekko().await?;
+    let runtime = live.runtime().await?;
+    let mut deletions = live.database.deletions().await?;
+    let held = Held::make("mall-user", &runtime, &pekko).await?;
+    let mut lock = live.database.connection().await?;
+    let mut locked = lock.begin().await?;
+    let lock_row = "SELECT 1 FROM durable_state WHERE persistence_id = $1 FOR UPDATE";
+    let query = sqlx::query(lock_row).bind(held.id());
+    query.fetch_one(&mut *locked).await?;
+
+    held.actor.delete().await?;
+    assert_restarted(held.actor.login(second(5)).await, 2);
+    assert_holds(&held.actor.get().await?, 2, &held.key, &held.state);
+    locked.rollback().await?;
+    let removed = deletions.next().await?;
+    assert_eq!(removed, u64::from(live.profile() == Profile::PekkoNewest));
+    assert_eq!(held.actor.login(second(5)).await?.revision, 3);
+
+    assert_eq!(held.user.execute(view("new", 6)).await?.get(), 4);
+    assert_eq!(products(&held.user.state().await?.state), ["new", "old"]);
+    assert_eq!(revisions(&live, held.id()).await?, [4]);
     Ok(())
 }
