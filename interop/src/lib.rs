@@ -63,8 +63,8 @@ pub use database::{Database, Row};
 pub use local_time::{Instant, LocalTime};
 pub use maven::{BuildError, Built, NotResolved};
 pub use node::{
-    NodeOptions, OnWriteFailure, PekkoActor, PekkoChange, PekkoFeed, PekkoNode, PekkoOffset, Seen,
-    StartOptions,
+    EmptyState, NodeOptions, OnWriteFailure, PekkoActor, PekkoChange, PekkoFeed, PekkoNode,
+    PekkoOffset, Seen, StartOptions,
 };
 pub use peer::{Peer, PeerError, PeerOptions, Refusal, StateClass};
 pub use profile::Profile;

@@ -6,13 +6,15 @@
 //! is over, since Pekko 1.x tells nobody.
 
 use user_state_domain::UserState;
-use user_state_interop::{AnyError, Case, Live, PekkoNode, Profile, Seen, State, TestResult};
+use user_state_interop::{
+    AnyError, Case, EmptyState, Live, PekkoNode, Profile, Seen, StartOptions, State, TestResult,
+};
 use user_state_runtime::Runtime;
 use user_state_store::{DeleteForm, SliceRange, StoredValue};
 
 use crate::live::user::{
     Held, NOTHING, assert_ended, assert_holds, assert_restarted, login, named, only_row, products,
-    read, revisions, second, view,
+    read, restarting, revisions, second, view,
 };
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -24,6 +26,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::live(
             "a_marker_is_a_null_state_for_pekko_1_and_refuses_the_write_of_a_live_actor",
             marker,
+        ),
+        Case::live(
+            "a_marker_is_no_state_for_an_application_of_pekko_1_that_has_null_for_none",
+            marker_where_null_is_expected,
         ),
         Case::live(
             "an_erased_user_is_new_to_pekko_but_a_live_actor_of_plugin_1_2_0_brings_it_back",
@@ -144,6 +150,41 @@ async fn marker(live: Live) -> TestResult {
     let fresh = pekko.start_with("mall-user", named("later")).await?;
     assert_holds(fresh.recovered(), 4, &held.key, &continued);
     assert_eq!(revisions(&live, id).await?, [4]);
+    Ok(())
+}
+
+async fn marker_where_null_is_expected(live: Live) -> TestResult {
+    let pekko = live.pekko().await?;
+    let runtime = deleting(&live, DeleteForm::Marker).await?;
+    let held = Held::make("mall-user", &runtime, &pekko).await?;
+    let expecting_null = |actor| StartOptions {
+        actor: Some(String::from(actor)),
+        empty_state: EmptyState::Null,
+        ..restarting()
+    };
+    let actor = pekko
+        .start_with("mall-user", expecting_null("live"))
+        .await?;
+    assert_holds(actor.recovered(), 2, &held.key, &held.state);
+    assert_eq!(held.user.delete().await?.get(), 3);
+
+    let fresh = pekko
+        .start_with("mall-user", expecting_null("fresh"))
+        .await?;
+    let recovered = fresh.recovered();
+    assert_eq!((recovered.revision, &recovered.state), (3, &None));
+    assert_restarted(actor.login(second(5)).await, 3);
+    let expected = UserState {
+        last_login: Some(second(5)),
+        last_event_at: Some(second(5)),
+        ..UserState::default()
+    };
+    assert_holds(&actor.login(second(5)).await?, 4, &held.key, &expected);
+    assert_eq!(held.user.execute(view("new", 6)).await?.get(), 5);
+    let continued = held.user.state().await?.state;
+    assert_eq!(continued.last_login, Some(second(5)));
+    assert_eq!(products(&continued), ["new"]);
+    assert_eq!(revisions(&live, held.id()).await?, [5]);
     Ok(())
 }
 
