@@ -84,7 +84,7 @@ impl Model {
         Ok(())
     }
 
-    /// The row, and what both stores read of it, are this user. What begins the payload, for those who look closer.
+    /// The row, and what both stores read of it, are this user. Answers the payload, for those who look closer.
     async fn check(
         &mut self,
         live: &Live,
