@@ -45,8 +45,8 @@
 //! Every case runs once per profile, at the same time as others, on an empty database of its own with the tables in it
 //! ([`Live`]). It is a failure if it returns an error or panics. What differs between plugin versions is asked of
 //! [`Live::profile`]. Pekko's side is a [`PekkoNode`] (an actor system; open several for several processes) with
-//! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko prints goes to a file that
-//! errors name.
+//! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko gives no signal of, the database
+//! does: [`Deletions`], [`HeldInserts`]. What Pekko prints goes to a file that errors name.
 
 mod case;
 mod database;
@@ -58,17 +58,19 @@ mod profile;
 mod serialization;
 mod state;
 mod suite;
+mod triggers;
 
 pub use case::{AnyError, Case, Live, Serialization, TestResult};
 pub use database::{Database, Row};
 pub use local_time::{Instant, LocalTime};
 pub use maven::{BuildError, Built, NotResolved};
 pub use node::{
-    NodeOptions, OnWriteFailure, PekkoActor, PekkoChange, PekkoFeed, PekkoNode, PekkoOffset, Seen,
-    StartOptions,
+    EmptyState, NodeOptions, OnWriteFailure, PekkoActor, PekkoChange, PekkoFeed, PekkoNode,
+    PekkoOffset, Seen, StartOptions,
 };
 pub use peer::{Peer, PeerError, PeerOptions, Refusal, StateClass};
 pub use profile::Profile;
 pub use serialization::{Form, IdJudgement, SerializationPeer, WirePayload, accepted, refused};
 pub use state::State;
 pub use suite::run;
+pub use triggers::{Deletions, HeldInserts};

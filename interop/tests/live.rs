@@ -2,11 +2,20 @@
 //!
 //! How to add a scenario is told at the front of the crate.
 
+mod deleting;
+mod hazards;
 mod turns;
+mod user;
+mod zones;
 
 use user_state_interop::Case;
 
 /// The scenarios by name.
 pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
-    vec![("live::turns", turns::cases())]
+    vec![
+        ("live::turns", turns::cases()),
+        ("live::deleting", deleting::cases()),
+        ("live::hazards", hazards::cases()),
+        ("live::zones", zones::cases()),
+    ]
 }
