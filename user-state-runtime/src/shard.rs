@@ -94,7 +94,8 @@ pub(crate) async fn run<A>(
             }
             () = tokio::time::sleep_until(real_deadline.unwrap_or_else(Instant::now)),
                 if real_deadline.is_some() => core.on_real_time(Instant::now()),
-            () = std::future::ready(()), if core.has_more_due() => {}
+            // Other tasks of this thread run between two turns.
+            () = tokio::task::yield_now(), if core.has_more_due() => {}
         }
         core.turn();
         if core.closes_mailbox() {
@@ -103,7 +104,7 @@ pub(crate) async fn run<A>(
         for effect in core.take_effects() {
             start(effect, &context, &mut work, &mut handlers);
         }
-        if idle_timer.is_none() {
+        if idle_timer.is_none() && !core.has_more_due() {
             idle_timer = core.next_idle_time().map(|moment| sleep(&context, moment));
         }
     }
