@@ -10,10 +10,11 @@ use std::fs;
 use std::path::PathBuf;
 
 /// The texts at the top of the project, the examples' directory included in their links.
-const TEXTS: [&str; 6] = [
+const TEXTS: [&str; 7] = [
     "README.md",
     "README.ko.md",
     "ARCHITECTURE.md",
+    "COMPATIBILITY.md",
     "CHANGELOG.md",
     "SECURITY.md",
     "CONTRIBUTING.md",
@@ -170,5 +171,57 @@ fn every_link_inside_the_project_leads_somewhere() -> Result<(), Box<dyn Error>>
         }
     }
     assert_eq!(broken, BTreeSet::new());
+    Ok(())
+}
+
+/// The Rust sources below a directory of the project.
+fn sources(directory: &str) -> Result<Vec<String>, Box<dyn Error>> {
+    let mut sources = Vec::new();
+    let mut directories = vec![project().join(directory)];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push(fs::read_to_string(path)?);
+            }
+        }
+    }
+    Ok(sources)
+}
+
+#[test]
+fn every_test_that_the_compatibility_page_names_is_there() -> Result<(), Box<dyn Error>> {
+    let page = read("COMPATIBILITY.md")?;
+    let named: BTreeSet<&str> = page
+        .prose
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| {
+            let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+            code.matches('_').count() > 3 && code.chars().all(is_name)
+        })
+        .collect();
+    assert!(named.len() > 40, "{} are named", named.len());
+    let mut tests = Vec::new();
+    for directory in [
+        "user-state-store/tests",
+        "user-state-runtime/tests",
+        "interop/tests",
+    ] {
+        tests.extend(sources(directory)?);
+    }
+    let missing: Vec<&str> = named
+        .into_iter()
+        .filter(|name| {
+            let forms = [format!("fn {name}("), format!("\"{name}\"")];
+            !tests
+                .iter()
+                .any(|source| forms.iter().any(|form| source.contains(form)))
+        })
+        .collect();
+    assert_eq!(missing, Vec::<&str>::new());
     Ok(())
 }
