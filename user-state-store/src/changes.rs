@@ -1,4 +1,5 @@
-//! Change feeds by slice: the latest state of each entity, in the order of `db_timestamp`.
+//! Change feeds by slice: the latest state of each entity, in the order of `db_timestamp`. One ends at the present, the
+//! other (`changes/live.rs`) goes on.
 //!
 //! **Problem.** Rows that share a `db_timestamp` may lie on two pages, and a reader that goes on later must
 //! neither miss one of them nor get one twice.
@@ -10,12 +11,13 @@
 //! the offset comes, at least with its then latest state; oldest first. An entity written meanwhile comes as it was or
 //! moves behind the feed's end, to be found by the next feed from the last offset.
 //!
-//! **Not here.** Waiting for new changes. A transaction that takes its time before another one and commits after it
-//! can be overtaken by a feed on PostgreSQL: begin the next feed somewhat before the last offset, as Pekko's
-//! backtracking does, and leave out revisions that are known.
+//! **Not here.** In the feed that ends: a transaction that takes its time before another one and commits after it. On
+//! PostgreSQL it can be overtaken; the live feed looks back for it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, stream};
@@ -27,8 +29,12 @@ use crate::slice::SliceRange;
 use crate::store::{BATCH_ROWS_MAX, DurableStateStore, StoredState};
 
 mod feed;
+mod live;
+mod settings;
 
 use feed::Feed;
+pub use live::changes_by_slices;
+pub use settings::{FeedSettings, InvalidFeedSettings};
 
 /// The rows of a page of a feed or of ids.
 ///
@@ -55,7 +61,35 @@ pub struct TimestampOffset {
     /// Changes before this instant were seen; 1970-01-01 at the start of a feed.
     pub timestamp: DateTime<Utc>,
     /// The entities seen at exactly this instant, with the revision seen.
-    pub seen: BTreeMap<PersistenceId, Revision>,
+    ///
+    /// Shared, since the offsets of the changes of one instant differ little.
+    pub seen: Arc<BTreeMap<PersistenceId, Revision>>,
+}
+
+impl TimestampOffset {
+    /// An instant of which nothing was seen.
+    fn at(timestamp: DateTime<Utc>) -> Self {
+        Self {
+            timestamp,
+            seen: Arc::default(),
+        }
+    }
+
+    /// Goes on to a row, unless it was seen; whether it was not. A new instant forgets who was seen at the one before.
+    fn see(&mut self, id: &PersistenceId, at: DateTime<Utc>, revision: Revision) -> bool {
+        match at.cmp(&self.timestamp) {
+            Ordering::Less => return false,
+            Ordering::Equal => {
+                if self.seen.get(id).is_some_and(|seen| *seen >= revision) {
+                    return false;
+                }
+            }
+            Ordering::Greater => *self = Self::at(at),
+        }
+        // Copies only while somebody still holds the offset of the change before.
+        Arc::make_mut(&mut self.seen).insert(id.clone(), revision);
+        true
+    }
 }
 
 /// A question for one page of changes.
@@ -94,7 +128,7 @@ pub struct StateChange {
 /// The latest states of an entity type's entities in some slices, oldest first, up to the moment the feed begins.
 ///
 /// As Pekko's `currentChangesBySlices`: marks of deletion are included, what was seen at the offset is not, and
-/// the end is the database's time when the first page is read, itself excluded. The feed reads a page of 2,000 rows
+/// the end is the database's time when the first page is read, itself excluded. The feed reads a page of 1,000 rows
 /// when the one before is used up, and ends with the first page that holds nothing new.
 ///
 /// # Errors
@@ -147,7 +181,7 @@ pub fn current_changes_by_slices<'a>(
 /// All persistence ids, in the order of the database's collation; those of deleted states that left a mark included.
 ///
 /// As Pekko's `currentPersistenceIds`. Every id that has a row from the beginning to the end comes exactly once; pages
-/// of 2,000 ids are read one after the other.
+/// of 1,000 ids are read one after the other.
 ///
 /// # Errors
 /// Those of [`DurableStateStore::persistence_ids`]. After an error the stream ends.

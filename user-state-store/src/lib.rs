@@ -70,7 +70,7 @@
 //! | ids and slices | [`PersistenceId`], [`Slice`], [`SliceRange`] |
 //! | the stored form of a state | [`StateMapping`]: [`UserStateMapping`], [`SerdeMapping`]; [`Payload`] |
 //! | a write whose answer was lost | [`UnresolvedWrite`], [`resolve`], [`Resolution`] |
-//! | following changes | [`current_changes_by_slices`], [`current_persistence_ids`] |
+//! | following changes | [`changes_by_slices`] with [`FeedSettings`]; [`current_changes_by_slices`], [`current_persistence_ids`] |
 //! | cqrs-es without the runtime | [`DurableStateEventStore`] |
 //! | testing a backend of your own | the module `conformance` |
 //!
@@ -86,6 +86,8 @@
 //!   to lose commits is refused, unless explicitly allowed.
 //! - **Unreadable is untouched.** A row that cannot be read is a typed error for its id alone, and is never overwritten
 //!   by a write that did not see its revision.
+//! - **No change is missed.** A live feed tells every entity's latest state at least once, writes of its own store at
+//!   once, also where a transaction commits after others that began later.
 //! - **Dropped is harmless.** Any future may be dropped at any point: a connection with an unfinished call is closed and
 //!   never used again.
 //! - **Nothing secret is shown.** Errors, `Debug` forms and log events hold no password, no payload and no text of the
@@ -120,8 +122,8 @@ mod tags;
 mod views;
 
 pub use changes::{
-    ChangesPage, ChangesQuery, StateChange, TimestampOffset, current_changes_by_slices,
-    current_persistence_ids,
+    ChangesPage, ChangesQuery, FeedSettings, InvalidFeedSettings, StateChange, TimestampOffset,
+    changes_by_slices, current_changes_by_slices, current_persistence_ids,
 };
 pub use chrono_tz::Tz;
 pub use connect::{
@@ -147,7 +149,7 @@ pub use sqlite::Store as SqliteStore;
 pub use store::conformance;
 pub use store::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
-    StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
+    StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

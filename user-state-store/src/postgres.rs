@@ -24,7 +24,7 @@ use crate::error::StoreError;
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriterSession,
+    DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 mod connection;
@@ -58,6 +58,7 @@ pub struct PostgresStore {
     reads: Pool,
     writes: Sessions,
     settings: StoreSettings,
+    signal: WriteSignal,
 }
 
 impl PostgresStore {
@@ -105,6 +106,7 @@ impl PostgresStore {
             reads,
             writes,
             settings,
+            signal: WriteSignal::default(),
         })
     }
 
@@ -124,7 +126,9 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
-        durable_state::write(&self.writes, &self.settings, batch).await
+        let outcomes = durable_state::write(&self.writes, &self.settings, batch).await;
+        self.signal.applied(batch, &outcomes);
+        outcomes
     }
 
     async fn fence(&self, session: &WriterSession) -> Fence {
@@ -143,7 +147,12 @@ impl DurableStateStore for PostgresStore {
         durable_state::persistence_ids(&self.reads, &self.settings, after, limit).await
     }
 
+    fn write_signal(&self) -> &WriteSignal {
+        &self.signal
+    }
+
     async fn close(&self) {
+        self.signal.close();
         self.writes.close().await;
         self.reads.close().await;
     }

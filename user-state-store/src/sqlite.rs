@@ -26,7 +26,7 @@ use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriterSession,
+    DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 mod connection;
@@ -84,6 +84,7 @@ pub struct Store {
     payload_bytes_max: usize,
     writer: Lane,
     readers: Lane,
+    signal: WriteSignal,
 }
 
 impl Store {
@@ -117,6 +118,7 @@ impl Store {
             writer: Lane::for_writing(&path, settings),
             readers: Lane::for_reading(&path, settings, readers),
             path,
+            signal: WriteSignal::default(),
         };
         let deadline = store.writer.deadline();
         loop {
@@ -170,7 +172,10 @@ impl DurableStateStore for Store {
                 StoreError::Misconfigured(Cause::Other("the store is open for reading only"));
             return vec![WriteOutcome::NotApplied(error); batch.writes().len()];
         }
-        durable_state::write(&self.writer, batch, self.payload_bytes_max, now_micros).await
+        let limit = self.payload_bytes_max;
+        let outcomes = durable_state::write(&self.writer, batch, limit, now_micros).await;
+        self.signal.applied(batch, &outcomes);
+        outcomes
     }
 
     /// No session of SQLite outlives its client: the write lock stands for it, see `sqlite/durable_state.rs`.
@@ -191,7 +196,12 @@ impl DurableStateStore for Store {
         durable_state::persistence_ids(&self.readers, after, limit.get()).await
     }
 
+    fn write_signal(&self) -> &WriteSignal {
+        &self.signal
+    }
+
     async fn close(&self) {
+        self.signal.close();
         self.readers.close().await;
         self.writer.close().await;
     }

@@ -29,8 +29,11 @@ use crate::tags::Tags;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod signal;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, WriteBatch};
+pub use signal::WriteSignal;
+pub(crate) use signal::{Listening, Span};
 
 /// Durable states in a database, one row per persistence id.
 ///
@@ -114,6 +117,14 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
         after: Option<&PersistenceId>,
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError>;
+
+    /// What tells live feeds of this store's writes.
+    ///
+    /// # Contract
+    /// Always the same signal. [`WriteSignal::applied`] is called behind each batch, before or after its outcomes are
+    /// answered, and [`WriteSignal::close`] when the store is closed. A wrapper gives the signal of the store that it
+    /// wraps, so that [`crate::changes_by_slices`] of the wrapper is as fast.
+    fn write_signal(&self) -> &WriteSignal;
 
     /// Closes all connections, waiting for calls under way; later calls get [`StoreError::Closed`].
     async fn close(&self);

@@ -7,14 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use tempfile::TempDir;
 use user_state_store::{
-    BATCH_ROWS_MAX, Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision,
-    SerializerId, SliceRange, SqliteStore, StateChange, StoreError, StoreSettings, Tags,
-    TimestampOffset, Write, WriteBatch, WriteOutcome, current_changes_by_slices,
+    BATCH_ROWS_MAX, Change, DurableStateStore, FeedSettings, Manifest, Payload, PersistenceId,
+    Revision, SerializerId, SliceRange, SqliteStore, StateChange, StoreError, StoreSettings, Tags,
+    TimestampOffset, Write, WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
     current_persistence_ids,
 };
 
@@ -179,5 +181,21 @@ async fn a_feed_on_a_closed_store_ends_with_its_error() -> TestResult {
     assert_eq!(items, [Err(StoreError::Closed)]);
     let items: Vec<_> = current_persistence_ids(&store).collect().await;
     assert_eq!(items, [Err(StoreError::Closed)]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_live_feed_with_settings_out_of_range_does_not_begin() -> TestResult {
+    let (_directory, store) = open().await?;
+    let settings = FeedSettings {
+        refresh_interval: Duration::ZERO,
+        ..FeedSettings::default()
+    };
+    let start = TimestampOffset::default();
+    let refused = changes_by_slices(Arc::new(store), "", SliceRange::ALL, start, settings).err();
+    assert_eq!(
+        refused.map(|refused| refused.setting),
+        Some("refresh_interval")
+    );
     Ok(())
 }

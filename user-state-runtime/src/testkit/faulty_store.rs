@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use user_state_store::{
     Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PersistenceId, StoreError,
-    StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
+    StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal,
+    WriterSession,
 };
 
 /// What goes wrong with a write.
@@ -313,6 +314,10 @@ impl DurableStateStore for FaultyStore {
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
         self.store.persistence_ids(after, limit).await
+    }
+
+    fn write_signal(&self) -> &WriteSignal {
+        self.store.write_signal()
     }
 
     async fn close(&self) {

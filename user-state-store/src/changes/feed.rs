@@ -1,6 +1,5 @@
 //! What a change feed has seen, and what it asks for next.
 
-use std::cmp::Ordering;
 use std::num::NonZeroUsize;
 
 use chrono::{DateTime, Utc};
@@ -64,7 +63,10 @@ impl Feed {
         self.until = Some(page.until);
         let rows = page.states.len();
         let mut states = page.states;
-        states.retain(|state| self.read.see(state));
+        states.retain(|state| {
+            self.read
+                .see(&state.persistence_id, state.db_timestamp, state.revision)
+        });
         self.is_over = states.is_empty();
         if self.is_over && rows >= self.limit.get() {
             return Err(StoreError::TooLarge {
@@ -80,7 +82,8 @@ impl Feed {
     ///
     /// Made when it is told and not before: an offset can hold as many ids as a page has rows.
     pub(super) fn tell(&mut self, state: StoredState) -> StateChange {
-        self.told.see(&state);
+        self.told
+            .see(&state.persistence_id, state.db_timestamp, state.revision);
         StateChange {
             state,
             offset: self.told.clone(),
@@ -88,31 +91,10 @@ impl Feed {
     }
 }
 
-impl TimestampOffset {
-    /// Goes on to a state, unless it was seen; whether it was not. A new instant forgets who was seen at the one
-    /// before.
-    fn see(&mut self, state: &StoredState) -> bool {
-        match state.db_timestamp.cmp(&self.timestamp) {
-            Ordering::Less => return false,
-            Ordering::Equal => {
-                let seen = self.seen.get(&state.persistence_id);
-                if seen.is_some_and(|seen| *seen >= state.revision) {
-                    return false;
-                }
-            }
-            Ordering::Greater => {
-                self.timestamp = state.db_timestamp;
-                self.seen.clear();
-            }
-        }
-        self.seen
-            .insert(state.persistence_id.clone(), state.revision);
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::persistence_id::PersistenceId;
     use crate::revision::Revision;
@@ -157,7 +139,8 @@ mod tests {
             seen: seen
                 .iter()
                 .map(|(name, revision)| (id(name), Revision::new(*revision).unwrap()))
-                .collect(),
+                .collect::<BTreeMap<_, _>>()
+                .into(),
         }
     }
 

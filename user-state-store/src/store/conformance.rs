@@ -43,6 +43,7 @@ pub mod concurrency;
 pub mod creation;
 pub mod deletion;
 pub mod feeds;
+pub mod live_feeds;
 pub mod model;
 pub mod reading;
 pub mod stored_form;
@@ -199,6 +200,13 @@ macro_rules! conformance_tests {
             feeds::marks_are_changes_and_erased_rows_are_none;
             feeds::following_the_pages_of_ids_reaches_each_id_once;
             feeds::marked_entities_keep_their_id_and_erased_ones_do_not;
+            live_feeds::a_live_feed_tells_what_is_there_and_then_each_write_at_once;
+            live_feeds::a_live_feed_goes_on_from_the_offset_of_any_change;
+            live_feeds::live_feeds_of_disjoint_slices_share_the_entities;
+            live_feeds::marks_and_rows_made_again_are_told_live;
+            live_feeds::a_live_feed_loses_nothing_where_waiting_is_given_up;
+            live_feeds::a_live_feed_ends_when_its_store_is_closed;
+            live_feeds::a_live_feed_beside_many_writers_tells_every_final_revision;
             concurrency::concurrent_writers_lose_no_update;
             concurrency::batches_over_the_same_entities_all_get_an_answer;
             concurrency::readers_see_whole_rows_while_others_write;
@@ -238,6 +246,7 @@ mod tests {
             ("creation", include_str!("conformance/creation.rs")),
             ("deletion", include_str!("conformance/deletion.rs")),
             ("feeds", include_str!("conformance/feeds.rs")),
+            ("live_feeds", include_str!("conformance/live_feeds.rs")),
             ("model", include_str!("conformance/model.rs")),
             ("reading", include_str!("conformance/reading.rs")),
             ("stored_form", include_str!("conformance/stored_form.rs")),

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use user_state_store::{
     Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PersistenceId, SqliteStore,
-    StoreError, StoredState, UnknownOutcome, WriteBatch, WriteOutcome, WriterSession,
+    StoreError, StoredState, UnknownOutcome, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 /// What happens to one call of `write`.
@@ -134,6 +134,10 @@ impl DurableStateStore for LossyStore {
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
         self.inner.persistence_ids(after, limit).await
+    }
+
+    fn write_signal(&self) -> &WriteSignal {
+        self.inner.write_signal()
     }
 
     async fn close(&self) {

@@ -1,0 +1,295 @@
+//! Tells the live feeds of a store at once what that store has written.
+//!
+//! **Problem.** A feed that only polls shows a change seconds after it was acknowledged; a poll every few milliseconds
+//! costs the database more than the changes do.
+//!
+//! **How.** Behind each write the store names the applied times to every feed that follows one of the written entities.
+//! A feed's note is one span of times, whatever happened since it last looked.
+//!
+//! **Guarantees.** Without a feed, one atomic load per batch; with feeds, one short lock per batch and feed. A note is
+//! never lost and never grows.
+//!
+//! **Not here.** Writes of other stores and processes, and those whose answer was lost: a feed finds them when it polls.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+
+use crate::slice::SliceRange;
+use crate::store::{Write, WriteBatch, WriteOutcome};
+
+/// The link from a store's writes to the live feeds that read the store.
+///
+/// A backend makes one when it is opened, calls [`WriteSignal::applied`] behind each batch and [`WriteSignal::close`]
+/// when it is closed. Clones are the same signal.
+///
+/// ```
+/// use user_state_store::{WriteBatch, WriteSignal};
+///
+/// let signal = WriteSignal::default();
+/// signal.applied(&WriteBatch::new(Vec::new())?, &[]);
+/// signal.close();
+/// # Ok::<(), user_state_store::InvalidBatch>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct WriteSignal {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    /// The length of `listeners`, to be read without the lock.
+    listening: AtomicUsize,
+    closed: AtomicBool,
+}
+
+/// One feed's side of the signal; dropping it ends the listening.
+pub(crate) struct Listening {
+    signal: WriteSignal,
+    listener: Arc<Listener>,
+}
+
+struct Listener {
+    entity_type: Box<str>,
+    slices: SliceRange,
+    written: Mutex<Option<Span>>,
+    bell: Notify,
+}
+
+/// Some times, both ends included: rows were written at the ends, and perhaps in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) first: DateTime<Utc>,
+    pub(crate) last: DateTime<Utc>,
+}
+
+impl WriteSignal {
+    /// Tells the feeds of the entities in `batch` which of its writes were applied; `outcomes` in the batch's order.
+    ///
+    /// Call it when the writes are visible to readers. Never blocks for longer than it takes to note a span.
+    pub fn applied(&self, batch: &WriteBatch, outcomes: &[WriteOutcome]) {
+        if self.shared.listening.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for listener in self.listeners().iter() {
+            let times = batch.writes().iter().zip(outcomes);
+            let times = times.filter_map(|(write, outcome)| match outcome {
+                WriteOutcome::Applied(Some(at)) if listener.follows(write) => Some(*at),
+                _ => None,
+            });
+            if let Some(span) = times.map(Span::at).reduce(Span::joined) {
+                listener.note(span);
+            }
+        }
+    }
+
+    /// Tells all feeds that the store is closed, those to come too.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        for listener in self.listeners().iter() {
+            listener.bell.notify_one();
+        }
+    }
+
+    /// Listens to writes of this entity type in these slices from now on.
+    pub(crate) fn listen(&self, entity_type: &str, slices: SliceRange) -> Listening {
+        let listener = Arc::new(Listener {
+            entity_type: entity_type.into(),
+            slices,
+            written: Mutex::default(),
+            bell: Notify::new(),
+        });
+        let mut listeners = self.listeners();
+        listeners.push(listener.clone());
+        self.shared
+            .listening
+            .store(listeners.len(), Ordering::Release);
+        drop(listeners);
+        Listening {
+            signal: self.clone(),
+            listener,
+        }
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Arc<Listener>>> {
+        let listeners = &self.shared.listeners;
+        listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for WriteSignal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listening = self.shared.listening.load(Ordering::Relaxed);
+        formatter
+            .debug_struct("WriteSignal")
+            .field("listening", &listening)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listening {
+    /// What was written since the last call.
+    pub(crate) fn take(&self) -> Option<Span> {
+        self.listener.written().take()
+    }
+
+    /// Whether the store was closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.signal.shared.closed.load(Ordering::Acquire)
+    }
+
+    /// Returns when something was written, or the store closed, since the last return. May return once too often.
+    pub(crate) async fn rung(&self) {
+        self.listener.bell.notified().await;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listeners = self.signal.listeners();
+        listeners.retain(|listener| !Arc::ptr_eq(listener, &self.listener));
+        let listening = &self.signal.shared.listening;
+        listening.store(listeners.len(), Ordering::Release);
+    }
+}
+
+impl Listener {
+    fn follows(&self, write: &Write) -> bool {
+        let id = &write.persistence_id;
+        id.entity_type() == &*self.entity_type
+            && (self.slices == SliceRange::ALL || self.slices.contains(id.slice()))
+    }
+
+    fn note(&self, span: Span) {
+        let mut written = self.written();
+        *written = Some(written.map_or(span, |before| before.joined(span)));
+        drop(written);
+        self.bell.notify_one();
+    }
+
+    fn written(&self) -> MutexGuard<'_, Option<Span>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Span {
+    fn at(instant: DateTime<Utc>) -> Self {
+        Self {
+            first: instant,
+            last: instant,
+        }
+    }
+
+    /// The smallest span that holds both.
+    pub(crate) fn joined(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::persistence_id::PersistenceId;
+    use crate::revision::Revision;
+    use crate::slice::Slice;
+    use crate::store::Change;
+
+    type TestResult = Result<(), Box<dyn Error>>;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    fn span(first: i64, last: i64) -> Span {
+        Span {
+            first: at(first),
+            last: at(last),
+        }
+    }
+
+    fn batch(ids: &[&str]) -> Result<WriteBatch, Box<dyn Error>> {
+        let writes = ids.iter().map(|id| {
+            Ok(Write {
+                persistence_id: PersistenceId::unique(id)?,
+                expected: Revision::FIRST,
+                change: Change::Mark,
+            })
+        });
+        Ok(WriteBatch::new(
+            writes.collect::<Result<_, Box<dyn Error>>>()?,
+        )?)
+    }
+
+    #[test]
+    fn a_note_is_the_span_of_what_was_applied_since_it_was_taken() -> TestResult {
+        let signal = WriteSignal::default();
+        let listening = signal.listen("", SliceRange::ALL);
+        assert_eq!(listening.take(), None);
+        let outcomes = [
+            WriteOutcome::Applied(Some(at(7))),
+            WriteOutcome::Conflict,
+            WriteOutcome::Applied(None),
+            WriteOutcome::Applied(Some(at(5))),
+        ];
+        signal.applied(&batch(&["a", "b", "c", "d"])?, &outcomes);
+        signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(6)))]);
+        assert_eq!(listening.rung().now_or_never(), Some(()));
+        assert_eq!(listening.take(), Some(span(5, 7)));
+        assert_eq!(listening.take(), None);
+        signal.applied(&batch(&["a"])?, &[WriteOutcome::Conflict]);
+        assert_eq!(listening.take(), None);
+        assert_eq!(listening.rung().now_or_never(), None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_listener_hears_of_its_entity_type_and_slices_only() -> TestResult {
+        let signal = WriteSignal::default();
+        let slice = Slice::of("a");
+        let only = SliceRange::new(slice, slice).ok_or("one slice")?;
+        let narrow = signal.listen("", only);
+        let typed = signal.listen("User", SliceRange::ALL);
+        signal.applied(&batch(&["b"])?, &[WriteOutcome::Applied(Some(at(1)))]);
+        assert_eq!((narrow.take(), typed.take()), (None, None));
+        signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(2)))]);
+        signal.applied(&batch(&["User|a"])?, &[WriteOutcome::Applied(Some(at(3)))]);
+        assert_eq!(
+            (narrow.take(), typed.take()),
+            (Some(span(2, 2)), Some(span(3, 3)))
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_listener_that_is_dropped_is_forgotten() {
+        let signal = WriteSignal::default();
+        let first = signal.listen("", SliceRange::ALL);
+        let second = signal.listen("", SliceRange::ALL);
+        drop(first);
+        assert_eq!(signal.listeners().len(), 1);
+        drop(second);
+        assert_eq!(signal.shared.listening.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn closing_rings_every_listener_and_is_seen_by_later_ones() {
+        let signal = WriteSignal::default();
+        let listening = signal.listen("", SliceRange::ALL);
+        assert!(!listening.is_closed());
+        signal.close();
+        assert_eq!(listening.rung().now_or_never(), Some(()));
+        assert!(listening.is_closed());
+        assert!(signal.listen("", SliceRange::ALL).is_closed());
+    }
+}
