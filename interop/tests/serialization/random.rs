@@ -13,10 +13,45 @@ const PLANES: u32 = 17;
 /// Characters that a writer or reader of text may treat in a way of its own: what JSON escapes or could, line ends, the
 /// ends of the ranges of UTF-8 and UTF-16, non-characters.
 const TREACHEROUS: &[char] = &[
-    '"', '\\', '/', '\'', '<', '>', '&', '=', '#', '\u{0}', '\u{1}', '\t', '\n', '\r', '\u{8}',
-    '\u{c}', '\u{b}', '\u{1f}', '\u{7f}', '\u{80}', '\u{85}', '\u{a0}', '\u{7ff}', '\u{800}',
-    '\u{2028}', '\u{2029}', '\u{d7ff}', '\u{e000}', '\u{feff}', '\u{fffd}', '\u{fffe}', '\u{ffff}',
-    '\u{10000}', '\u{1f642}', '\u{1ffff}', '\u{10ffff}', '각', '힣', '가',
+    '"',
+    '\\',
+    '/',
+    '\'',
+    '<',
+    '>',
+    '&',
+    '=',
+    '#',
+    '\u{0}',
+    '\u{1}',
+    '\t',
+    '\n',
+    '\r',
+    '\u{8}',
+    '\u{c}',
+    '\u{b}',
+    '\u{1f}',
+    '\u{7f}',
+    '\u{80}',
+    '\u{85}',
+    '\u{a0}',
+    '\u{7ff}',
+    '\u{800}',
+    '\u{2028}',
+    '\u{2029}',
+    '\u{d7ff}',
+    '\u{e000}',
+    '\u{feff}',
+    '\u{fffd}',
+    '\u{fffe}',
+    '\u{ffff}',
+    '\u{10000}',
+    '\u{1f642}',
+    '\u{1ffff}',
+    '\u{10ffff}',
+    '각',
+    '힣',
+    '가',
 ];
 
 /// A character, of any plane.
@@ -58,7 +93,9 @@ pub(crate) fn key(random: &mut Rng) -> Result<UserKey, AnyError> {
     } else {
         random.usize(1..20)
     };
-    let mall = text(random, mall, |character| allowed(character) && character != '-');
+    let mall = text(random, mall, |character| {
+        allowed(character) && character != '-'
+    });
     let user = text(random, user, allowed);
     Ok(UserKey::new(MallId::new(&mall)?, UserId::new(&user)?)?)
 }
@@ -156,4 +193,13 @@ pub(crate) fn without_surplus(state: &State) -> State {
             .collect(),
         ..state.clone()
     }
+}
+
+/// The number that decides every random choice; set to look at others.
+pub(crate) fn seed() -> u64 {
+    const DEFAULT: u64 = 20_261_122;
+    std::env::var("USER_STATE_INTEROP_SEED").map_or(DEFAULT, |seed| {
+        seed.parse()
+            .unwrap_or_else(|_| panic!("USER_STATE_INTEROP_SEED is not a number: {seed}"))
+    })
 }
