@@ -290,6 +290,10 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.kill();
+        // A log that says nothing is of no use, and there would be many.
+        if fs::metadata(&self.log).is_ok_and(|log| log.len() == 0) {
+            drop(fs::remove_file(&self.log));
+        }
     }
 }
 

@@ -14,7 +14,13 @@ mod serialization;
 
 use std::process::ExitCode;
 
+use serialization::random::{SEED, seed};
+
 fn main() -> ExitCode {
+    eprintln!(
+        "random cases use seed {} (set {SEED} to use another)",
+        seed()
+    );
     let mut groups = serialization::groups();
     groups.extend(live::groups());
     user_state_interop::run(groups)

@@ -3,7 +3,7 @@
 mod documents;
 mod ids;
 mod java_time;
-mod random;
+pub(crate) mod random;
 mod states;
 mod versions;
 

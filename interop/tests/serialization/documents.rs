@@ -95,7 +95,7 @@ async fn year_beyond(given: Serialization) -> TestResult {
     let [Ok(state)] = &read[..] else {
         panic!("{read:?}");
     };
-    assert_eq!(state["lastLogin"], json!([9_404_913_916_800_i64, 0]));
+    assert_eq!(state["lastLogin"], json!([9_404_918_380_800_i64, 0]));
     let id = PersistenceId::unique("mall-user")?;
     let ours: Result<UserState, _> = UserStateMapping::new().decode(&id, &payload);
     assert_eq!(

@@ -54,8 +54,8 @@ async fn whole_ids(given: Serialization) -> TestResult {
         }
     }
     let kinds = [
-        "blank for both",
         "blank by Unicode",
+        "blank for both",
         "control character",
         "incomplete replication id",
         "the same id",

@@ -54,6 +54,18 @@ const TREACHEROUS: &[char] = &[
     '가',
 ];
 
+/// The environment variable with another seed.
+pub(crate) const SEED: &str = "USER_STATE_INTEROP_SEED";
+
+/// The number that decides every random choice.
+pub(crate) fn seed() -> u64 {
+    const DEFAULT: u64 = 20_261_122;
+    std::env::var(SEED).map_or(DEFAULT, |seed| {
+        seed.parse()
+            .unwrap_or_else(|_| panic!("{SEED} is not a number: {seed}"))
+    })
+}
+
 /// A character, of any plane.
 pub(crate) fn character(random: &mut Rng) -> char {
     match random.u8(..10) {
@@ -193,13 +205,4 @@ pub(crate) fn without_surplus(state: &State) -> State {
             .collect(),
         ..state.clone()
     }
-}
-
-/// The number that decides every random choice; set to look at others.
-pub(crate) fn seed() -> u64 {
-    const DEFAULT: u64 = 20_261_122;
-    std::env::var("USER_STATE_INTEROP_SEED").map_or(DEFAULT, |seed| {
-        seed.parse()
-            .unwrap_or_else(|_| panic!("USER_STATE_INTEROP_SEED is not a number: {seed}"))
-    })
 }
