@@ -2,11 +2,18 @@
 //!
 //! How to add a scenario is told at the front of the crate.
 
+mod contention;
+mod creating;
+mod history;
 mod turns;
 
 use user_state_interop::Case;
 
 /// The scenarios by name.
 pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
-    vec![("live::turns", turns::cases())]
+    vec![
+        ("live::turns", turns::cases()),
+        ("live::contention", contention::cases()),
+        ("live::creating", creating::cases()),
+    ]
 }
