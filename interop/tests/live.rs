@@ -4,7 +4,9 @@
 
 mod contention;
 mod creating;
+mod feeds;
 mod history;
+mod paging;
 mod turns;
 
 use user_state_interop::Case;
@@ -15,5 +17,7 @@ pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
         ("live::turns", turns::cases()),
         ("live::contention", contention::cases()),
         ("live::creating", creating::cases()),
+        ("live::feeds", feeds::cases()),
+        ("live::paging", paging::cases()),
     ]
 }
