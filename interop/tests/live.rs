@@ -4,6 +4,7 @@
 
 mod contention;
 mod creating;
+mod cutting;
 mod feeds;
 mod history;
 mod paging;
@@ -17,6 +18,7 @@ pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
         ("live::turns", turns::cases()),
         ("live::contention", contention::cases()),
         ("live::creating", creating::cases()),
+        ("live::cutting", cutting::cases()),
         ("live::feeds", feeds::cases()),
         ("live::paging", paging::cases()),
     ]

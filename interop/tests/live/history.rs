@@ -46,12 +46,12 @@ impl History {
 
     /// A command was acknowledged at a revision.
     pub(crate) fn acknowledged(&mut self, revision: u64, command: UserCommand) {
-        let other = self.commands.insert(revision, command.clone());
-        assert_eq!(
-            other, None,
+        assert!(
+            !self.commands.contains_key(&revision),
             "{}: revision {revision} was acknowledged twice, also for {command:?}",
             self.key
         );
+        self.commands.insert(revision, command);
     }
 
     /// A Pekko actor or its store showed this.

@@ -86,15 +86,25 @@ async fn same_pages(live: Live) -> TestResult {
 
 /// A plain id, or one with an entity type.
 fn id(random: &mut Rng) -> Result<PersistenceId, AnyError> {
-    let allowed = |character: char| character != '|' && !character.is_control();
-    let length = random.usize(1..12);
-    let entity_id = text(random, length, allowed);
+    let entity_id = name(random, 12);
     Ok(if random.bool() {
         PersistenceId::unique(&entity_id)?
     } else {
-        let length = random.usize(1..5);
-        PersistenceId::of(&text(random, length, allowed), &entity_id)?
+        PersistenceId::of(&name(random, 5), &entity_id)?
     })
+}
+
+/// What an id may be made of: more than space.
+fn name(random: &mut Rng, length_max: usize) -> String {
+    loop {
+        let length = random.usize(1..=length_max);
+        let name = text(random, length, |character| {
+            character != '|' && !character.is_control()
+        });
+        if !name.trim().is_empty() {
+            break name;
+        }
+    }
 }
 
 /// Creates rows, every tenth as a mark of deletion: such an id is listed too.
