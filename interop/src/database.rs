@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, FromRow, PgConnection, Row as _};
+use sqlx::{Connection, Executor as _, FromRow, PgConnection, Row as _};
 use url::Url;
 use user_state_runtime::testkit::TestDatabase;
 use user_state_store::{ConnectOptions, DurableStateStore};
@@ -130,7 +130,7 @@ impl Database {
     /// A dropped future may have run them.
     pub async fn execute(&self, statements: &str) -> Result<(), AnyError> {
         let mut connection = self.connection().await?;
-        sqlx::raw_sql(statements).execute(&mut connection).await?;
+        connection.execute(statements).await?;
         Ok(())
     }
 }

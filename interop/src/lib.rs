@@ -5,9 +5,9 @@
 //! [`Profile`]: a set of released Pekko versions.
 //!
 //! ```text
-//! cargo test --manifest-path interop/Cargo.toml                      everything
-//! cargo test --manifest-path interop/Cargo.toml -- serialization     no database
-//! cargo test --manifest-path interop/Cargo.toml -- live pekko-1.1    one database, one set of versions
+//! cargo test --manifest-path interop/Cargo.toml                        everything
+//! cargo test --manifest-path interop/Cargo.toml -- serialization       no database
+//! cargo test --manifest-path interop/Cargo.toml -- pekko-1.1::live     one set of versions
 //! ```
 //!
 //! Needs Maven 3.8 and a JDK of 17 or later; PostgreSQL comes with the tests. Maven takes Pekko from its repositories
@@ -23,18 +23,20 @@
 //!    `pub(crate) fn cases() -> Vec<Case>` that names them:
 //!
 //!    ```
-//!    use user_state_interop::{Case, Live, TestResult};
+//!    use user_state_domain::UserKey;
+//!    use user_state_interop::{Case, Live, State, TestResult};
 //!
 //!    pub fn cases() -> Vec<Case> {
 //!        vec![Case::live("a_user_that_pekko_wrote_is_there", is_there)]
 //!    }
 //!
 //!    async fn is_there(live: Live) -> TestResult {
+//!        let key: UserKey = "mall-user".parse()?;
 //!        let pekko = live.pekko().await?;
 //!        let actor = pekko.start("mall-user").await?;
 //!        let written = actor.login("2026-03-04T05:06:07Z".parse()?).await?;
-//!        let user = live.runtime().await?.user(&"mall-user".parse()?);
-//!        assert_eq!(user.state().await?.revision.get(), written.revision);
+//!        let read = live.runtime().await?.user(&key).state().await?;
+//!        assert_eq!(written.state, Some(State::of(&key, &read.state)));
 //!        Ok(())
 //!    }
 //!    ```
@@ -43,8 +45,8 @@
 //! Every case runs once per profile, at the same time as others, on an empty database of its own with the tables in it
 //! ([`Live`]). It is a failure if it returns an error or panics. What differs between plugin versions is asked of
 //! [`Live::profile`]. Pekko's side is a [`PekkoNode`] (an actor system; open several for several processes) with
-//! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko prints goes to a file that
-//! errors name.
+//! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko gives no signal of, the database
+//! does: [`Deletions`], [`HeldInserts`]. What Pekko prints goes to a file that errors name.
 
 mod case;
 mod database;
@@ -56,17 +58,19 @@ mod profile;
 mod serialization;
 mod state;
 mod suite;
+mod triggers;
 
 pub use case::{AnyError, Case, Live, Serialization, TestResult};
 pub use database::{Database, Row};
 pub use local_time::{Instant, LocalTime};
 pub use maven::{BuildError, Built, NotResolved};
 pub use node::{
-    NodeOptions, OnWriteFailure, PekkoActor, PekkoChange, PekkoFeed, PekkoNode, PekkoOffset, Seen,
-    StartOptions,
+    EmptyState, NodeOptions, OnWriteFailure, PekkoActor, PekkoChange, PekkoFeed, PekkoNode,
+    PekkoOffset, Seen, StartOptions,
 };
 pub use peer::{Peer, PeerError, PeerOptions, Refusal, StateClass};
 pub use profile::Profile;
 pub use serialization::{Form, IdJudgement, SerializationPeer, WirePayload, accepted, refused};
 pub use state::State;
 pub use suite::run;
+pub use triggers::{Deletions, HeldInserts};

@@ -16,6 +16,9 @@ const MODEL_TWO: &str = "model-v2";
 const LIVE: &str = "live";
 const PLUGIN: &str = "pekko-persistence-r2dbc";
 
+/// Halves the work of a compiler that runs once.
+const MAVEN_OPTS: &str = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
+
 /// What Maven says of an artefact that is in no repository, or in none within reach.
 const UNRESOLVED: [&str; 4] = [
     "Could not find artifact",
@@ -161,14 +164,17 @@ fn output(profile: Profile, module: &str) -> PathBuf {
 
 fn run_maven(profile: Profile) -> Result<String, BuildError> {
     eprintln!("building the Pekko application of profile {profile} with Maven");
+    let options = std::env::var("MAVEN_OPTS").unwrap_or_default();
     let run = Command::new("mvn")
         .args([
             "--batch-mode",
             "--quiet",
             "--no-transfer-progress",
             "--fail-at-end",
+            "-Dstyle.color=never",
         ])
         .args(["--activate-profiles", profile.name(), "compile"])
+        .env("MAVEN_OPTS", format!("{MAVEN_OPTS} {options}"))
         .current_dir(PROJECT)
         .stdin(Stdio::null())
         .output();

@@ -35,6 +35,15 @@ pub enum OnWriteFailure {
     Restart,
 }
 
+/// What the application takes for the state of a user that has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum EmptyState {
+    /// A state without anything in it, as a class whose fields are not null suggests.
+    Value,
+    /// Null. Such an application reads a deletion marker as what it is.
+    Null,
+}
+
 /// How an actor is started.
 #[derive(Debug, Clone)]
 pub struct StartOptions {
@@ -44,6 +53,8 @@ pub struct StartOptions {
     pub type_hint: Option<String>,
     /// What it does when the store refuses its write.
     pub on_write_failure: OnWriteFailure,
+    /// What it holds of a user that has no state.
+    pub empty_state: EmptyState,
     /// The tag beside its states; none where empty.
     pub tag: String,
 }
@@ -55,6 +66,7 @@ impl Default for StartOptions {
             actor: None,
             type_hint: None,
             on_write_failure: OnWriteFailure::Stop,
+            empty_state: EmptyState::Value,
             tag: "user-state".to_owned(),
         }
     }
@@ -168,6 +180,7 @@ impl PekkoNode {
             "type_hint": options.type_hint,
             "tag": options.tag,
             "on_write_failure": options.on_write_failure,
+            "empty_state": options.empty_state,
         });
         let recovered: Seen = self.peer.call("start", arguments).await?;
         Ok(PekkoActor {

@@ -92,31 +92,27 @@ pub fn run(groups: Vec<(&'static str, Vec<Case>)>) -> ExitCode {
     let mut not_run = Vec::new();
     for profile in Profile::ALL {
         // A list of the names needs no Maven.
-        let prepared = if arguments.list {
-            None
-        } else {
-            Some(prepare(profile))
-        };
+        let prepared = (!arguments.list).then(|| prepare(profile));
+        let mut ignored = Vec::new();
         for (name, case) in &cases {
             let name = format!("{profile}::{name}");
             let trial = trial(&name, case, prepared.as_ref(), &runtime);
             if trial.has_ignored_flag() {
-                not_run.push(name);
+                ignored.push(name);
             }
             trials.push(trial);
         }
-        if let Some(reason) = prepared.as_ref().and_then(unresolved) {
-            eprintln!("live cases of profile {profile} cannot run: {reason}");
+        if let Some(reason) = prepared.as_ref().and_then(unresolved)
+            && !ignored.is_empty()
+        {
+            not_run.push((reason, ignored));
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if !not_run.is_empty() {
-        eprintln!(
-            "\nNOT RUN, {} live cases (set {REQUIRE_LIVE}=1 to make that a failure):",
-            not_run.len()
-        );
-        for name in not_run {
-            eprintln!("    {name}");
+    for (reason, cases) in not_run {
+        eprintln!("NOT RUN ({REQUIRE_LIVE}=1 makes that a failure): {reason}");
+        for case in cases {
+            eprintln!("    {case}");
         }
     }
     conclusion.exit_code()

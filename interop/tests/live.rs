@@ -5,10 +5,14 @@
 mod contention;
 mod creating;
 mod cutting;
+mod deleting;
 mod feeds;
+mod hazards;
 mod history;
 mod paging;
 mod turns;
+mod user;
+mod zones;
 
 use user_state_interop::Case;
 
@@ -16,8 +20,11 @@ use user_state_interop::Case;
 pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
     vec![
         ("live::turns", turns::cases()),
-        ("live::contention", contention::cases()),
+        ("live::deleting", deleting::cases()),
+        ("live::hazards", hazards::cases()),
+        ("live::zones", zones::cases()),
         ("live::creating", creating::cases()),
+        ("live::contention", contention::cases()),
         ("live::cutting", cutting::cases()),
         ("live::feeds", feeds::cases()),
         ("live::paging", paging::cases()),

@@ -47,6 +47,10 @@ impl<A: Aggregate> Driver<'_, A> {
         pending.answer(revision, answer, self.requests, self.observers());
     }
 
+    pub(crate) fn answer_read(&self, pending: Pending<A>, revision: Revision, state: A) {
+        pending.answer_read(revision, state, self.requests, self.observers());
+    }
+
     pub(crate) fn send(&self, settled: Settled<A>) {
         settled.send(self.requests, self.observers());
     }

@@ -147,6 +147,16 @@ where
         self.work.is_none() && self.phase == Phase::Ready
     }
 
+    /// A command or a read may be handled now, and none waits before it.
+    fn is_open(&self) -> bool {
+        self.phase == Phase::Ready
+            && self.work.as_ref().is_none_or(|work| {
+                work.waiting.is_empty()
+                    && !work.is_blocked()
+                    && !is_uncut_creation(self.durable, self.revision, work)
+            })
+    }
+
     /// It has not come to life yet.
     pub(crate) fn is_recovering(&self) -> bool {
         self.phase == Phase::Loading(Load::Recovery)
@@ -160,14 +170,9 @@ where
         })
     }
 
-    /// Handles a request: at once where the entity is idle, otherwise behind the others.
+    /// Handles a request: at once where nothing is ahead of it, otherwise behind the others.
     pub(crate) fn accept(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) -> Moved<A> {
-        if self.is_idle()
-            && matches!(
-                pending.request,
-                Request::Execute { .. } | Request::Tell { .. } | Request::Read { .. }
-            )
-        {
+        if self.is_open() && !pending.request.stands_alone() {
             return self.handle(pending, driver).unwrap_or(Moved::Waits);
         }
         self.enqueue(pending, driver);
@@ -205,20 +210,13 @@ where
             let Some(work) = self.work.as_deref_mut() else {
                 break;
             };
-            // A creating write holds the state after the first command, so the second waits until that is cut.
-            let uncut_creation =
-                self.durable.is_none() && !self.revision.is_none() && work.flight.is_none();
-            if work.is_blocked() || uncut_creation {
+            if work.is_blocked() || is_uncut_creation(self.durable, self.revision, work) {
                 break;
             }
             let Some(next) = work.waiting.front() else {
                 break;
             };
-            let alone = !matches!(
-                next.request,
-                Request::Execute { .. } | Request::Tell { .. } | Request::Read { .. }
-            );
-            if alone && !clean {
+            if next.request.stands_alone() && !clean {
                 break;
             }
             if matches!(next.request, Request::Confirm { .. }) {
@@ -304,7 +302,8 @@ where
 
     fn read(&mut self, pending: Pending<A>, driver: &Driver<'_, A>) {
         match driver.guard(|| self.state.clone()) {
-            Some(state) => self.settle(pending, Answer::State(state), driver),
+            Some(state) if self.is_clean() => driver.answer_read(pending, self.revision, state),
+            Some(state) => self.settle(pending, Answer::State(Box::new(state)), driver),
             None => driver.fail(pending, Failure::Panicked),
         }
     }
@@ -561,6 +560,11 @@ impl<A: Aggregate> Default for Work<A> {
             leaving: false,
         }
     }
+}
+
+/// A creating write holds the state after the first command, so the second waits until that is cut.
+fn is_uncut_creation<A: Aggregate>(durable: Revision, revision: Revision, work: &Work<A>) -> bool {
+    durable.is_none() && !revision.is_none() && work.flight.is_none()
 }
 
 fn unavailable() -> Failure {

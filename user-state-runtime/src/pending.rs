@@ -126,6 +126,18 @@ impl<A: Aggregate> Pending<A> {
         self.request.answer(revision, answer, observers);
     }
 
+    pub(crate) fn answer_read(
+        mut self,
+        revision: Revision,
+        state: A,
+        requests: &OpenRequests,
+        observers: Observers<'_>,
+    ) {
+        self.mark_handled(requests);
+        requests.closed();
+        self.request.answer_read(revision, state, observers);
+    }
+
     pub(crate) fn fail(
         mut self,
         failure: Failure,

@@ -70,8 +70,8 @@ pub(crate) enum Answer<A: Aggregate> {
     Done,
     /// The domain refused it.
     Rejected(A::Error),
-    /// A read.
-    State(A),
+    /// A read; boxed, so that the answers of commands, of which thousands may wait, stay small.
+    State(Box<A>),
     /// The deletion was made.
     Deleted,
 }
@@ -85,6 +85,14 @@ pub(crate) struct Observers<'a> {
 }
 
 impl<A: Aggregate> Request<A> {
+    /// Whether it waits until nothing is gathered or in flight.
+    pub(crate) fn stands_alone(&self) -> bool {
+        !matches!(
+            self,
+            Self::Execute { .. } | Self::Tell { .. } | Self::Read { .. }
+        )
+    }
+
     /// Gives the answer. A caller that has gone is no concern.
     pub(crate) fn answer(self, revision: Revision, answer: Answer<A>, observers: Observers<'_>) {
         match (self, answer) {
@@ -101,15 +109,23 @@ impl<A: Aggregate> Request<A> {
                 observers.counters.rejected(1);
                 observers.failed(FailureReason::Rejected);
             }
-            (Self::Read { reply } | Self::Confirm { reply }, Answer::State(state)) => {
-                observers.counters.reads(1);
-                drop(reply.send(Ok(Versioned { state, revision })));
-            }
+            (request, Answer::State(state)) => request.answer_read(revision, *state, observers),
             (Self::Delete { reply, .. }, Answer::Deleted) => drop(reply.send(Ok(revision))),
             (Self::Passivate { reply }, _) => drop(reply.send(Ok(()))),
             (Self::Leave(_), _) => {}
             // Each request gets the kind of answer it asked for.
             (request, _) => request.fail(Failure::Panicked, observers),
+        }
+    }
+
+    /// Gives the answer of a read.
+    pub(crate) fn answer_read(self, revision: Revision, state: A, observers: Observers<'_>) {
+        match self {
+            Self::Read { reply } | Self::Confirm { reply } => {
+                observers.counters.reads(1);
+                drop(reply.send(Ok(Versioned { state, revision })));
+            }
+            request => request.fail(Failure::Panicked, observers),
         }
     }
 

@@ -11,7 +11,9 @@ use crate::store::DurableStateStore;
 mod options;
 mod target;
 
-pub use options::{Access, ConnectOptions, Durability, RemoteTls, StoreSettings, TlsMode};
+pub use options::{
+    Access, ConnectOptions, Durability, PayloadColumn, RemoteTls, StoreSettings, TlsMode,
+};
 pub(crate) use target::Target;
 
 /// Opens the store that the options name.
@@ -55,7 +57,8 @@ pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateSto
 
 /// Creates the tables and indexes that are not there yet.
 ///
-/// Changes nothing where they are, whoever made them. Needs a user that may create tables, which the store itself
+/// On PostgreSQL column `state_payload`, and those of events and snapshots, get the type that
+/// [`StoreSettings::payload_column`] says. Changes nothing where they are, whoever made them. Needs a user that may create tables, which the store itself
 /// should not be.
 ///
 /// # Errors

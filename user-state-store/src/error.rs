@@ -236,6 +236,14 @@ pub enum EncodeError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The store's payload column takes JSON alone. Let the mapping write JSON, or use
+    /// [`PayloadColumn::Bytea`](crate::PayloadColumn::Bytea).
+    #[error("the payload column takes json, not what serializer {0} writes")]
+    NotJson(SerializerId),
+    /// The store's payload column takes JSON as text alone. Switch the mapping's compression off, or use
+    /// [`PayloadColumn::Bytea`](crate::PayloadColumn::Bytea).
+    #[error("the payload column takes uncompressed json only; switch the compression off")]
+    Compressed,
     /// The state's `Serialize` implementation refused.
     #[error("the state refused to be serialized")]
     Serialize,

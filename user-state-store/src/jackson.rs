@@ -7,7 +7,7 @@
 //! **Guarantees.** What is written here is read here: a form larger than the limit of reading is refused when it
 //! is written. Unpacking never takes more memory than the limit, whatever the bytes claim. Errors never hold a part
 //! of the payload. A row of the current version is read without an intermediate tree; others go through one, which takes
-//! up to 32 times the memory of the plain form.
+//! a few times the memory of the plain form, for a payload made to do so up to 64 times.
 //!
 //! Source: `JacksonSerializer` of Pekko (manifest, versions, compression by magic bytes) and rows that it wrote.
 
@@ -38,7 +38,7 @@ pub enum PayloadFormat {
     /// JSON, serializer 31: Pekko's `jackson-json`. Compressed with gzip above 32 KiB unless set otherwise.
     #[default]
     Json,
-    /// CBOR, serializer 33: Pekko's `jackson-cbor`. Not compressed unless set. About a sixth smaller than JSON.
+    /// CBOR, serializer 33: Pekko's `jackson-cbor`. Not compressed unless set. A user's state takes about 15 % fewer bytes than as JSON.
     Cbor,
 }
 

@@ -1,5 +1,6 @@
 //! Why a store could not be opened.
 
+use crate::connect::PayloadColumn;
 use crate::error::{Cause, DatabaseError};
 
 /// A store that did not open. Opening fails closed: nothing is used that the start-up check has not passed.
@@ -89,7 +90,13 @@ pub enum OpenError {
         table: &'static str,
     },
     /// A column is not there or has another type.
-    #[error("column {table}.{column} must be {expected}, found {found}")]
+    ///
+    /// Of `state_payload` the type is a setting: set [`payload_column`](crate::StoreSettings::payload_column) to the
+    /// one found, and see there what it asks of the mapping.
+    #[error(
+        "column {table}.{column} must be {expected}, found {found}{}",
+        advice(column, found)
+    )]
     ColumnMismatch {
         /// The table.
         table: &'static str,
@@ -133,4 +140,12 @@ pub enum OpenError {
     /// The database failed in another way.
     #[error("the database failed while it was opened")]
     Database(#[source] Cause),
+}
+
+/// What to do about a column of another type, where something can be done on this side.
+fn advice(column: &str, found: &str) -> String {
+    match found.parse::<PayloadColumn>() {
+        Ok(found) if column == "state_payload" => format!("; set payload_column to {found}"),
+        _ => String::new(),
+    }
 }

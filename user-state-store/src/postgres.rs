@@ -170,21 +170,31 @@ mod tests {
     use user_state_runtime::testkit::TestDatabase;
 
     use super::*;
+    use crate::connect::PayloadColumn;
     use crate::postgres::durable_state::{
         DELETE_STATES, INSERT_STATES, SELECT_CHANGES, SELECT_LOCKED, SELECT_OTHER_ROWS,
         SELECT_PERSISTENCE_IDS, SELECT_STATES, UPDATE_STATES,
     };
 
+    const PAYLOAD_COLUMNS: [PayloadColumn; 3] = [
+        PayloadColumn::Bytea,
+        PayloadColumn::Json,
+        PayloadColumn::Jsonb,
+    ];
+
     /// A session as the store's own, with temporary tables.
-    async fn session() -> Result<(TestDatabase, PgConnection), Box<dyn Error>> {
-        let database = TestDatabase::create().await?;
+    async fn session(
+        database: &TestDatabase,
+        payload_column: PayloadColumn,
+    ) -> Result<PgConnection, Box<dyn Error>> {
         let options = ConnectOptions::parse(database.url())?;
         let connect = connection::connect_options(&options)?;
         let connect = connection::session_options(connect, &options.settings);
         let mut session = PgConnection::connect_with(&connect).await?;
         session.execute("SET search_path = pg_temp").await?;
-        session.execute(schema::CREATE_PEKKO_TABLES).await?;
-        Ok((database, session))
+        let tables = schema::create_pekko_tables(payload_column);
+        session.execute(tables).await?;
+        Ok(session)
     }
 
     async fn plan(
@@ -205,14 +215,24 @@ mod tests {
 
     #[tokio::test]
     async fn the_server_accepts_every_statement() -> Result<(), Box<dyn Error>> {
-        let (_database, mut session) = session().await?;
+        let database = TestDatabase::create().await?;
+        for column in PAYLOAD_COLUMNS {
+            prepare_all(session(&database, column).await?, column).await?;
+        }
+        Ok(())
+    }
+
+    async fn prepare_all(
+        mut session: PgConnection,
+        column: PayloadColumn,
+    ) -> Result<(), Box<dyn Error>> {
         for statement in [
-            SELECT_STATES,
-            SELECT_CHANGES,
+            SELECT_STATES.of(column),
+            SELECT_CHANGES.of(column),
             SELECT_PERSISTENCE_IDS,
-            UPDATE_STATES,
+            UPDATE_STATES.of(column),
             DELETE_STATES,
-            INSERT_STATES,
+            INSERT_STATES.of(column),
             SELECT_OTHER_ROWS,
             SELECT_LOCKED,
             fence::SELECT_START,
@@ -236,11 +256,21 @@ mod tests {
     #[tokio::test]
     async fn writes_and_loads_find_rows_by_the_primary_key_without_statistics()
     -> Result<(), Box<dyn Error>> {
-        let (_database, mut session) = session().await?;
+        let database = TestDatabase::create().await?;
+        for column in PAYLOAD_COLUMNS {
+            plan_all(session(&database, column).await?, column).await?;
+        }
+        Ok(())
+    }
+
+    async fn plan_all(
+        mut session: PgConnection,
+        column: PayloadColumn,
+    ) -> Result<(), Box<dyn Error>> {
         session
             .execute(
                 "INSERT INTO durable_state
-                 SELECT 1, '', 'id-' || i, 1, now(), 31, 'm', 'x', NULL
+                 SELECT 1, '', 'id-' || i, 1, now(), 31, 'm', '1', NULL
                  FROM generate_series(1, 20000) AS i",
             )
             .await?;
@@ -254,14 +284,19 @@ mod tests {
         .map(array)
         .collect();
         let columns = format!("{ids}, {}", columns.join(", "));
-        let update = plan(&mut session, UPDATE_STATES, &columns).await?;
+        let update = plan(&mut session, UPDATE_STATES.of(column), &columns).await?;
         let erase = plan(&mut session, DELETE_STATES, &format!("{ids}, NULL")).await?;
         let look = plan(&mut session, SELECT_OTHER_ROWS, &ids).await?;
         // A caller's pool has none of the store's settings.
         session
             .execute("RESET enable_seqscan; RESET enable_hashjoin; RESET enable_mergejoin; RESET plan_cache_mode")
             .await?;
-        let load = plan(&mut session, SELECT_STATES, &format!("{ids}, 100")).await?;
+        let load = plan(
+            &mut session,
+            SELECT_STATES.of(column),
+            &format!("{ids}, 100"),
+        )
+        .await?;
         for plan in [update, erase, look, load] {
             assert!(plan.contains("durable_state_pkey"), "{plan}");
             assert!(plan.contains("Nested Loop"), "{plan}");

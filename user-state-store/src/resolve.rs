@@ -21,6 +21,7 @@ use crate::store::{
 };
 
 mod decision;
+mod likeness;
 
 use decision::Step;
 

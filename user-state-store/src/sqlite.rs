@@ -21,7 +21,7 @@ use sqlx::Connection;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::changes::{ChangesPage, ChangesQuery};
-use crate::connect::{Access, StoreSettings};
+use crate::connect::{Access, PayloadColumn, StoreSettings};
 use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
@@ -96,7 +96,7 @@ impl Store {
     /// writes, each on a thread of its own.
     ///
     /// # Errors
-    /// See [`OpenError`]. `:memory:` is refused: such a database is not durable, and each connection would see
+    /// See [`OpenError`]. A `payload_column` other than bytes is refused. `:memory:` is refused: such a database is not durable, and each connection would see
     /// its own.
     ///
     /// # Cancel safety
@@ -111,6 +111,12 @@ impl Store {
         settings: &StoreSettings,
         readers: u32,
     ) -> Result<Self, OpenError> {
+        if settings.payload_column != PayloadColumn::Bytea {
+            return Err(OpenError::InvalidOption {
+                option: "payload_column",
+                problem: "sqlite keeps payloads as bytes; leave it at bytea",
+            });
+        }
         let path = connection::absolute(path)?;
         let store = Self {
             access: settings.access,

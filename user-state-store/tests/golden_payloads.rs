@@ -254,16 +254,6 @@ impl Stored {
         }
     }
 
-    /// The setting that the writer had, as far as it shows.
-    fn compression(&self, case: &str) -> Option<Compression> {
-        match case {
-            "large-plain" => Some(Compression::Off),
-            "small-lz4-setting" | "large-lz4" => Some(Compression::Lz4),
-            "cbor-large-gzip-configured" => Some(Compression::Gzip),
-            _ => None,
-        }
-    }
-
     fn is_compressed(&self) -> bool {
         matches!(unpacked(&self.payload), Cow::Owned(_))
     }
@@ -271,7 +261,7 @@ impl Stored {
     /// The mapping of any class with the settings of the writer.
     fn documents<A>(&self, case: &str) -> SerdeMapping<A> {
         let mapping = SerdeMapping::new(CLASS).format(self.format());
-        match self.compression(case) {
+        match compression(case) {
             Some(compression) => mapping.compression(compression),
             None => mapping,
         }
@@ -280,7 +270,7 @@ impl Stored {
     /// The mapping of users with the settings of the writer.
     fn users(&self, case: &str, zone: Tz) -> UserStateMapping {
         let mapping = UserStateMapping::new().zone(zone).format(self.format());
-        match self.compression(case) {
+        match compression(case) {
             Some(compression) => mapping.compression(compression),
             None => mapping,
         }
@@ -296,6 +286,16 @@ impl Stored {
             unpacked(written) == unpacked(&self.payload),
             "{case}: other bytes"
         );
+    }
+}
+
+/// The setting that the writer had, where it was not the default.
+fn compression(case: &str) -> Option<Compression> {
+    match case {
+        "large-plain" => Some(Compression::Off),
+        "small-lz4-setting" | "large-lz4" => Some(Compression::Lz4),
+        "cbor-large-gzip-configured" => Some(Compression::Gzip),
+        _ => None,
     }
 }
 

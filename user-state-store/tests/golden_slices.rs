@@ -3,12 +3,6 @@
 //! `fixtures/pekko/slices.jsonl` has what Pekko said. Some of its ids are none here: they are counted by the reason of the
 //! refusal, so that no line is passed over.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
 use std::collections::BTreeMap;
 
 use serde_json::Value;

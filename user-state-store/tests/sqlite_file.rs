@@ -16,8 +16,9 @@ use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
     Access, Cause, Change, ConnectOptions as StoreOptions, DecodeError, DurableStateStore,
-    Manifest, OpenError, Payload, PersistenceId, Revision, SerializerId, SqliteStore, StoreError,
-    StoreSettings, StoredState, Tags, Write, WriteBatch, WriteOutcome, connect,
+    Manifest, OpenError, Payload, PayloadColumn, PersistenceId, Revision, SerializerId,
+    SqliteStore, StoreError, StoreSettings, StoredState, Tags, Write, WriteBatch, WriteOutcome,
+    connect,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -102,6 +103,27 @@ async fn load(
 
 async fn is_stored(store: &SqliteStore, id: &str) -> TestResult<bool> {
     Ok(load(store, &[id]).await?.remove(0)?.is_some())
+}
+
+#[tokio::test]
+async fn a_payload_column_that_sqlite_does_not_have_is_refused_and_no_file_made() -> TestResult {
+    let (directory, path) = new_path()?;
+    for column in [PayloadColumn::Json, PayloadColumn::Jsonb] {
+        let settings = settings(|settings| settings.payload_column = column);
+        let refused = refusal(&path, &settings).await?;
+        assert!(
+            matches!(
+                refused,
+                OpenError::InvalidOption {
+                    option: "payload_column",
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(files(&directory)?, Vec::<String>::new());
+    Ok(())
 }
 
 #[tokio::test]

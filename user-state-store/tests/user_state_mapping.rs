@@ -332,9 +332,9 @@ fn a_malformed_payload_is_told_with_the_place_of_the_damage() {
         ("[]", 0),
         ("{\"lastLogin\":", 12),
         ("{\"lastLogin\":[2025,3,4,5]}", 23),
-        ("{\"lastLogin\":[2025,3,4,5,6,7,8,9]}", 29),
+        ("{\"lastLogin\":[2025,3,4,5,6,7,8,9]}", 31),
         ("{\"lastLogin\":[2025,3,4,5,6.5]}", 28),
-        ("{\"lastLogin\":[2025,3,4,5,null]}", 26),
+        ("{\"lastLogin\":[2025,3,4,5,null]}", 28),
         ("{\"lastLogin\":\"yesterday\"}", 23),
         ("{\"lastLogin\":7}", 13),
         ("{\"recentProducts\":[null]}", 22),
@@ -528,7 +528,7 @@ proptest! {
     fn json_and_cbor_hold_the_same_state(
         key in keys(),
         state in states(),
-        unknown in any::<(String, Vec<String>)>(),
+        unknown in (any::<String>(), prop::collection::vec(any::<String>(), 0..3)),
         left_out in 0..8_usize,
     ) {
         let id = PersistenceId::from(&key);

@@ -9,21 +9,16 @@
 use fastrand::Rng;
 use futures_util::future::try_join_all;
 use user_state_domain::{UserKey, UserState};
-use user_state_interop::{
-    AnyError, Case, Live, OnWriteFailure, PekkoActor, PekkoNode, StartOptions, TestResult,
-};
+use user_state_interop::{AnyError, Case, Live, PekkoActor, PekkoNode, TestResult};
 use user_state_runtime::{EntityRef, Runtime};
 
 use super::history::{self, History};
+use super::user::restarting;
 use crate::serialization::random::seed;
 
 const USERS: usize = 8;
 
 const ROUNDS: usize = 8;
-
-/// What the operator may create, as the README has it.
-pub(crate) const UNIQUE_INDEX: &str =
-    "CREATE UNIQUE INDEX CONCURRENTLY durable_state_one_row ON durable_state (persistence_id)";
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -63,7 +58,7 @@ struct Writers {
 async fn both_write(live: Live, nodes: usize, begin: Begin) -> TestResult {
     keep_every_version(&live).await?;
     if begin == Begin::Absent {
-        live.database.execute(UNIQUE_INDEX).await?;
+        live.database.create_unique_index().await?;
     }
     let nodes: Vec<PekkoNode> = try_join_all((0..nodes).map(|_| live.pekko())).await?;
     let runtime = live.runtime().await?;
@@ -109,10 +104,7 @@ async fn writers(
         Begin::Absent => {}
     }
     history.we_showed(&ours.state().await?);
-    let options = StartOptions {
-        on_write_failure: OnWriteFailure::Restart,
-        ..StartOptions::default()
-    };
+    let options = restarting();
     let id = key.to_string();
     let actors = nodes
         .iter()

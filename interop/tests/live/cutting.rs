@@ -12,12 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::try_join_all;
 use sqlx::{Executor as _, PgConnection};
 use user_state_domain::{ProductId, UserCommand, UserKey, UserState};
-use user_state_interop::{
-    AnyError, Case, Live, OnWriteFailure, PekkoActor, StartOptions, TestResult,
-};
+use user_state_interop::{AnyError, Case, Live, PekkoActor, TestResult};
 use user_state_runtime::{EntityRef, ExecuteError};
 
-use super::history::{number, second, was_started_anew};
+use super::history::{number, was_started_anew};
+use super::user::{restarting, second};
 
 const USERS: usize = 6;
 
@@ -109,10 +108,7 @@ async fn cut(live: Live) -> TestResult {
         let ours = runtime.user(&key);
         let mut outcomes = Outcomes::default();
         outcomes.merge(we_do(&ours, "first".to_owned()).await?);
-        let options = StartOptions {
-            on_write_failure: OnWriteFailure::Restart,
-            ..StartOptions::default()
-        };
+        let options = restarting();
         let id = key.to_string();
         let actors = nodes
             .iter()

@@ -13,10 +13,9 @@ use futures_util::future::try_join_all;
 use futures_util::{Stream, TryStreamExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use user_state_domain::{ProductId, UserCommand, UserKey, UserState};
+use user_state_domain::{ProductId, UserKey, UserState};
 use user_state_interop::{
-    AnyError, Case, Instant, Live, OnWriteFailure, PekkoChange, PekkoFeed, PekkoOffset, Profile,
-    StartOptions, State, TestResult,
+    AnyError, Case, Instant, Live, PekkoChange, PekkoFeed, PekkoOffset, Profile, State, TestResult,
 };
 use user_state_store::{
     Change, DurableStateStore, FeedSettings, PersistenceId, Revision, Slice, SliceRange,
@@ -24,7 +23,8 @@ use user_state_store::{
     WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
 };
 
-use super::history::{self, History, number, second};
+use super::history::{self, History, number};
+use super::user::{login, restarting, second};
 use crate::serialization::random::seed;
 
 /// More than Pekko's queries and ours read at once, which is 1,000.
@@ -165,10 +165,7 @@ async fn while_both_write(live: Live) -> TestResult {
         let mut random = Rng::with_seed(seed().wrapping_add(index));
         let key: UserKey = format!("mall-shared{index}").parse()?;
         let mut history = History::new(&key);
-        let options = StartOptions {
-            on_write_failure: OnWriteFailure::Restart,
-            ..StartOptions::default()
-        };
+        let options = restarting();
         let actor = pekko.start_with(&key.to_string(), options).await?;
         history
             .pekko_does(&actor, history::command(&mut random))
@@ -322,10 +319,7 @@ async fn times(live: Live) -> TestResult {
     let pekko = live.pekko().await?;
     let runtime = live.runtime().await?;
     let key: UserKey = "mall-times".parse()?;
-    let options = StartOptions {
-        on_write_failure: OnWriteFailure::Restart,
-        ..StartOptions::default()
-    };
+    let options = restarting();
     let mut history = History::new(&key);
     history.we_do(&runtime.user(&key), login(1)).await?;
     let actor = pekko.start_with("mall-times", options).await?;
@@ -558,10 +552,6 @@ fn all_and_quarters() -> Result<Vec<SliceRange>, AnyError> {
     let mut ranges = SliceRange::split(4).ok_or("1,024 is divisible by 4")?;
     ranges.insert(0, SliceRange::ALL);
     Ok(ranges)
-}
-
-fn login(at: i64) -> UserCommand {
-    UserCommand::Login { at: second(at) }
 }
 
 fn number_of(revision: i64) -> u64 {

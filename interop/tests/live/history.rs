@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use cqrs_es::Aggregate as _;
 use fastrand::Rng;
 use user_state_domain::{ProductId, UserCommand, UserEvent, UserKey, UserState};
 use user_state_interop::{AnyError, PeerError, PekkoActor, Seen, State};
 use user_state_runtime::{EntityRef, ExecuteError, Versioned};
 use user_state_store::Revision;
+
+use super::user::{RESTARTED, ask, second};
 
 /// How often a command is given again before the case fails: a writer that always loses would be a defect.
 const ATTEMPTS_MAX: u32 = 50;
@@ -148,21 +150,11 @@ pub(crate) fn number(revision: Revision) -> u64 {
     u64::try_from(revision.get()).unwrap()
 }
 
-/// Gives a command to a Pekko actor.
-pub(crate) async fn ask(actor: &PekkoActor, command: &UserCommand) -> Result<Seen, PeerError> {
-    match command {
-        UserCommand::Login { at } => actor.login(*at).await,
-        UserCommand::UseCart { at } => actor.use_cart(*at).await,
-        UserCommand::ViewProduct { product_id, at } => actor.view(product_id.as_str(), *at).await,
-        UserCommand::SetMarketingOptIn { opt_in, at } => actor.opt_in(*opt_in, *at).await,
-    }
-}
-
 /// Whether the store refused the write and the actor read its row again: surely nothing was written.
 pub(crate) fn was_started_anew(error: &PeerError) -> bool {
     error
         .refusal()
-        .is_some_and(|refusal| refusal.class.ends_with(".ActorRestarted"))
+        .is_some_and(|refusal| refusal.class == RESTARTED)
 }
 
 /// A command that no other equals: its time is one of a million, and not always later than those before.
@@ -181,9 +173,4 @@ pub(crate) fn command(random: &mut Rng) -> UserCommand {
             at,
         },
     }
-}
-
-/// This many seconds after the start of 2026.
-pub(crate) fn second(seconds: i64) -> DateTime<Utc> {
-    DateTime::UNIX_EPOCH + TimeDelta::seconds(1_767_225_600 + seconds)
 }

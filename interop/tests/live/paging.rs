@@ -17,7 +17,7 @@ use user_state_store::{
     WriteBatch, WriteOutcome, current_persistence_ids,
 };
 
-use super::history::second;
+use super::user::second;
 use crate::serialization::random::{seed, text};
 
 /// More than two pages of Pekko's, and of ours: 1,000 ids each.

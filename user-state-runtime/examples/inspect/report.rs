@@ -2,13 +2,15 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
+use serde_json::Value;
 use user_state_domain::UserState;
 use user_state_store::{
-    Payload, PersistenceId, SerializerId, StateMapping, StoreError, StoredState, StoredValue,
-    UserStateMapping,
+    DecodeError, Payload, PersistenceId, SerializerId, StateMapping, StoreError, StoredState,
+    StoredValue, UserStateMapping,
 };
 
 use crate::exit::{Failure, with_causes};
+use crate::primitive;
 use crate::stored_time::StoredTimes;
 
 /// The row is readable, or the mark of a deletion.
@@ -32,7 +34,7 @@ pub(crate) struct Report {
     manifest: Option<String>,
     tags: Vec<String>,
     deleted: bool,
-    state: Option<State>,
+    state: Option<Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     /// The rows, where there is more than one.
@@ -43,6 +45,14 @@ pub(crate) struct Report {
 }
 
 /// The decoded state.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Shown {
+    User(State),
+    Primitive(Value),
+}
+
+/// A user's state.
 #[derive(Debug, Serialize)]
 struct State {
     last_login: Option<String>,
@@ -76,11 +86,6 @@ impl Report {
         }
     }
 
-    /// The exit status.
-    pub(crate) fn status(&self) -> u8 {
-        self.status
-    }
-
     fn of_row(row: &StoredState, mapping: &UserStateMapping) -> Self {
         let at = row.db_timestamp;
         let mut report = Self {
@@ -95,8 +100,8 @@ impl Report {
             StoredValue::State(payload) => {
                 report.serializer = Some(payload.serializer_id.0);
                 report.manifest = Some(payload.manifest.as_str().to_owned());
-                match mapping.decode(&row.persistence_id, payload) {
-                    Ok(state) => report.state = Some(State::of(&state, payload)),
+                match Shown::of(&row.persistence_id, payload, mapping) {
+                    Ok(state) => report.state = Some(state),
                     Err(error) => {
                         report.status = UNREADABLE;
                         report.error = Some(with_causes(&error));
@@ -189,7 +194,10 @@ impl Report {
         if self.deleted {
             line("state", "deleted");
         }
-        if let Some(state) = &self.state {
+        if let Some(Shown::Primitive(value)) = &self.state {
+            line("state", &primitive::text(value));
+        }
+        if let Some(Shown::User(state)) = &self.state {
             line("last login", or_nothing(state.last_login.as_ref()));
             line("last cart use", or_nothing(state.last_cart_used.as_ref()));
             line("last event", or_nothing(state.last_event_at.as_ref()));
@@ -206,6 +214,20 @@ impl Report {
     }
 }
 
+impl Shown {
+    fn of(
+        id: &PersistenceId,
+        payload: &Payload,
+        mapping: &UserStateMapping,
+    ) -> Result<Self, DecodeError> {
+        if let Some(value) = primitive::decoded(id, payload) {
+            return value.map(Self::Primitive);
+        }
+        let state = mapping.decode(id, payload)?;
+        Ok(Self::User(State::of(&state, payload)))
+    }
+}
+
 impl State {
     fn of(state: &UserState, payload: &Payload) -> Self {
         let stored = StoredTimes::of(payload);
@@ -219,6 +241,15 @@ impl State {
             marketing_opt_in: state.marketing_opt_in,
         }
     }
+}
+
+/// The exit status of several reports: an unreadable row counts more than one that is not there.
+pub(crate) fn status(reports: &[Report]) -> u8 {
+    let told = |status| reports.iter().any(|report| report.status == status);
+    [UNREADABLE, NO_ROW]
+        .into_iter()
+        .find(|status| told(*status))
+        .unwrap_or(READABLE)
 }
 
 fn or_nothing(text: Option<&String>) -> &str {

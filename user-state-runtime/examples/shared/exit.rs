@@ -1,6 +1,7 @@
 //! How an example ends: an exit status of BSD's `sysexits.h`, and what went wrong on one line.
 
 use std::error::Error;
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -39,6 +40,12 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
         match error {
@@ -62,7 +69,7 @@ pub(crate) fn arguments<A: Parser>() -> Result<A, ExitCode> {
 /// The exit status of a result; a failure is told on stderr.
 pub(crate) fn status(result: Result<ExitCode, Failure>) -> ExitCode {
     result.unwrap_or_else(|failure| {
-        eprintln!("error: {}", failure.message);
+        eprintln!("error: {failure}");
         ExitCode::from(failure.status)
     })
 }

@@ -101,6 +101,18 @@ async fn inspect_shows_what_is_stored_and_tells_by_its_status_whether_that_is_re
     }
     assert_eq!(place.inspect(&["--json", "nobody-1"])?.status, 3);
     assert_eq!(place.inspect(&["nobody-1"])?.status, 3);
+
+    // Several ids: a line each, in the order asked; the worst of them makes the status.
+    let several = place.inspect(&["--json", "gone-1", "nobody-1", "Shop|demo-1"])?;
+    assert_eq!(several.status, 3, "{}", several.stderr);
+    let ids: Vec<Value> = several
+        .stdout
+        .lines()
+        .map(|line| Ok(serde_json::from_str::<Value>(line)?["persistence_id"].take()))
+        .collect::<Result<_, serde_json::Error>>()?;
+    assert_eq!(ids, ["gone-1", "nobody-1", "Shop|demo-1"]);
+    assert_eq!(place.inspect(&["nobody-1", "garbage-1"])?.status, 1);
+    assert_eq!(place.inspect(&[])?.status, 64, "at least one id");
     assert_eq!(
         place.files()?,
         files,

@@ -71,6 +71,8 @@ pub struct StoreSettings {
     pub durability: Durability,
     /// Whether the store may write. Default [`Access::ReadWrite`].
     pub access: Access,
+    /// The type of column `state_payload`. Default [`PayloadColumn::Bytea`].
+    pub payload_column: PayloadColumn,
 }
 
 /// How a connection is encrypted, as libpq's `sslmode`.
@@ -135,6 +137,41 @@ pub enum Access {
     ReadWrite,
     /// The database itself is told to refuse writes of this store.
     ReadOnly,
+}
+
+/// The type of column `state_payload`, as Pekko 2.0's setting `payload-column-type`.
+///
+/// [`crate::migrate`] makes the tables with this type, and a store does not open on a table that has another one.
+///
+/// # JSON columns
+/// [`Json`](Self::Json) and [`Jsonb`](Self::Jsonb) are PostgreSQL's, and Pekko's from 2.0 on: a Pekko 1.x application
+/// cannot share the table.
+/// - They take uncompressed JSON of serializers 31 and 32 and nothing else. So the mapping has to write JSON, and with
+///   [`Compression::Off`](crate::Compression::Off): otherwise a state above 32 KiB is compressed. Any other payload
+///   is [`crate::StoreError::Unencodable`], for its entity alone.
+/// - What PostgreSQL itself refuses in JSON is [`crate::StoreError::Refused`], for its entity alone: with
+///   [`Jsonb`](Self::Jsonb) a NUL character (SQLSTATE 22P05), for example.
+/// - [`Jsonb`](Self::Jsonb) keeps the value, not the bytes: fields come back in another order and with a space behind
+///   each colon and comma. [`StoreSettings::payload_bytes_max`] counts them, on writing too.
+///
+/// ```
+/// use user_state_store::{ConnectOptions, PayloadColumn};
+///
+/// let mut options: ConnectOptions = "postgres://user:password@localhost/users".parse()?;
+/// assert_eq!(options.settings.payload_column, PayloadColumn::Bytea);
+/// options.settings.payload_column = PayloadColumn::Jsonb;
+/// assert_eq!(options.settings.payload_column.to_string(), "jsonb");
+/// # Ok::<(), user_state_store::OpenError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PayloadColumn {
+    /// Bytes as they are, of any serializer; the only one that Pekko before 2.0 has, and SQLite's `BLOB`.
+    #[default]
+    Bytea,
+    /// JSON text as it is.
+    Json,
+    /// JSON as a value.
+    Jsonb,
 }
 
 impl ConnectOptions {
@@ -211,6 +248,7 @@ impl Default for StoreSettings {
             statement_timeout: Duration::from_secs(5),
             durability: Durability::default(),
             access: Access::default(),
+            payload_column: PayloadColumn::default(),
         }
     }
 }
@@ -234,6 +272,38 @@ impl fmt::Debug for ConnectOptions {
             .field("root_certificate", &self.root_certificate)
             .field("settings", &self.settings)
             .finish()
+    }
+}
+
+impl PayloadColumn {
+    /// PostgreSQL's name of the type.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bytea => "bytea",
+            Self::Json => "json",
+            Self::Jsonb => "jsonb",
+        }
+    }
+}
+
+impl fmt::Display for PayloadColumn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for PayloadColumn {
+    type Err = OpenError;
+
+    /// PostgreSQL's name of the type, in lower case.
+    fn from_str(text: &str) -> Result<Self, OpenError> {
+        [Self::Bytea, Self::Json, Self::Jsonb]
+            .into_iter()
+            .find(|column| column.as_str() == text)
+            .ok_or(OpenError::InvalidOption {
+                option: "payload_column",
+                problem: "it must be bytea, json or jsonb",
+            })
     }
 }
 

@@ -198,7 +198,7 @@ impl JacksonMigration {
         Ok(Steps {
             from: version,
             direction,
-            steps,
+            passed: steps,
         })
     }
 }
@@ -220,7 +220,7 @@ impl fmt::Debug for JacksonMigration {
                 &self.supported_forward_version(),
             )
             .field("former_class_names", &self.former_class_names)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -234,25 +234,25 @@ enum Direction {
 pub(super) struct Steps<'a> {
     from: u32,
     direction: Direction,
-    steps: &'a [Step],
+    passed: &'a [Step],
 }
 
 impl Steps<'_> {
     fn are_needed(&self) -> bool {
         let transforms = |step: &Step| matches!(step, Step::Transform(_));
-        self.steps.iter().any(transforms)
+        self.passed.iter().any(transforms)
     }
 
     /// # Errors
     /// [`DecodeError::Migration`], with the version whose document was refused.
     pub(super) fn run(&self, document: &mut Value) -> Result<(), DecodeError> {
-        for number in 0..self.steps.len() {
-            let passed = u32::try_from(number).unwrap_or(u32::MAX);
+        for number in 0..self.passed.len() {
+            let versions = u32::try_from(number).unwrap_or(u32::MAX);
             let (step, from) = match self.direction {
-                Direction::Up => (self.steps.get(number), self.from.saturating_add(passed)),
+                Direction::Up => (self.passed.get(number), self.from.saturating_add(versions)),
                 Direction::Down => (
-                    self.steps.iter().rev().nth(number),
-                    self.from.saturating_sub(passed),
+                    self.passed.iter().rev().nth(number),
+                    self.from.saturating_sub(versions),
                 ),
             };
             if let Some(Step::Transform(transform)) = step {

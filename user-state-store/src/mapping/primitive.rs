@@ -251,6 +251,7 @@ impl<P> fmt::Debug for PrimitiveMapping<P> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("PrimitiveMapping")
+            .field("manifest", &self.manifest)
             .field("tags", &self.tags)
             .field("decoded_bytes_max", &self.decoded_bytes_max)
             .finish()

@@ -17,6 +17,7 @@ use crate::store::{BATCH_ROWS_MAX, StoredState};
 mod columns;
 mod create;
 mod locked;
+mod payload_column;
 mod row;
 mod update;
 mod write;
@@ -25,6 +26,7 @@ mod write;
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 #[cfg(test)]
 pub(super) use locked::SELECT_LOCKED;
+use payload_column::{Statement, reading_payload};
 use row::Found;
 pub(super) use row::Micros;
 #[cfg(test)]
@@ -32,7 +34,8 @@ pub(super) use update::{DELETE_STATES, UPDATE_STATES};
 pub(super) use write::write;
 
 /// The rows of some ids.
-pub(super) const SELECT_STATES: &str = "\
+pub(super) const SELECT_STATES: Statement = reading_payload!(
+    "\
 SELECT
   d.persistence_id,
   d.slice,
@@ -41,8 +44,9 @@ SELECT
   d.db_timestamp,
   d.state_ser_id,
   d.state_ser_manifest,
-  -- A payload beyond the limit does not leave the server.
-  CASE WHEN octet_length(d.state_payload) <= $2 THEN d.state_payload END AS state_payload,
+  ",
+    limit: "$2",
+    ",
   d.tags
 FROM UNNEST($1::text[]) AS w (persistence_id)
 CROSS JOIN LATERAL (
@@ -51,10 +55,12 @@ CROSS JOIN LATERAL (
   WHERE durable_state.persistence_id = w.persistence_id
   -- Keeps the planner at one index probe per id, also while it has no statistics.
   OFFSET 0
-) AS d";
+) AS d"
+);
 
 /// One page of the latest states, with the upper bound of their times in every row.
-pub(super) const SELECT_CHANGES: &str = "\
+pub(super) const SELECT_CHANGES: Statement = reading_payload!(
+    "\
 SELECT
   d.persistence_id,
   d.slice,
@@ -63,7 +69,9 @@ SELECT
   d.db_timestamp,
   d.state_ser_id,
   d.state_ser_manifest,
-  CASE WHEN octet_length(d.state_payload) <= $6 THEN d.state_payload END AS state_payload,
+  ",
+    limit: "$6",
+    ",
   d.tags,
   u.until
 FROM (SELECT COALESCE($4::timestamptz, transaction_timestamp()) AS until) AS u
@@ -78,7 +86,8 @@ LEFT JOIN LATERAL (
   ORDER BY db_timestamp, revision
   LIMIT $5
 ) AS d ON TRUE
-ORDER BY d.db_timestamp, d.revision";
+ORDER BY d.db_timestamp, d.revision"
+);
 
 /// The ids behind one, in the order of the primary key.
 pub(super) const SELECT_PERSISTENCE_IDS: &str = "\
@@ -114,7 +123,7 @@ pub(super) async fn load(
     let reading = pool.reading(settings).await?;
     let rows = reading
         .run(settings, async |connection| {
-            sqlx::query(SELECT_STATES)
+            sqlx::query(SELECT_STATES.of(settings.payload_column))
                 .bind(&distinct)
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX))
                 .fetch_all(connection)
@@ -123,7 +132,7 @@ pub(super) async fn load(
         .await?;
     let mut found: HashMap<&str, Found> = HashMap::with_capacity(rows.len());
     for row in &rows {
-        let (id, one) = row::found(row, limit)?;
+        let (id, one) = row::found(row, settings)?;
         match found.entry(id) {
             Entry::Vacant(entry) => {
                 entry.insert(one);
@@ -155,7 +164,7 @@ pub(super) async fn changes(
     let reading = pool.reading(settings).await?;
     let rows = reading
         .run(settings, async |connection| {
-            sqlx::query(SELECT_CHANGES)
+            sqlx::query(SELECT_CHANGES.of(settings.payload_column))
                 .bind(&*query.entity_type)
                 .bind(&slices)
                 .bind(query.from.max(EARLIEST))
@@ -175,7 +184,7 @@ pub(super) async fn changes(
     let states = rows
         .iter()
         .filter(|row| !row::is_absent(row))
-        .map(|row| row::stored_state(row, limit))
+        .map(|row| row::stored_state(row, settings))
         .collect::<Result<_, _>>()?;
     Ok(ChangesPage { states, until })
 }

@@ -6,15 +6,23 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
-use crate::connect::{Access, ConnectOptions, Durability, StoreSettings};
+use crate::connect::{Access, ConnectOptions, Durability, PayloadColumn, StoreSettings};
 use crate::error::Cause;
 use crate::open_error::OpenError;
 use crate::postgres::connection;
 use crate::postgres::error::open_error;
 
 /// Pekko's tables and indexes, as its own script makes them.
-pub(super) const CREATE_PEKKO_TABLES: &str =
+const CREATE_PEKKO_TABLES: &str =
     include_str!("../../migrations/postgres/0001_create_pekko_tables.sql");
+
+/// The same with payloads in JSON columns.
+const CREATE_PEKKO_TABLES_JSON: &str =
+    include_str!("../../migrations/postgres/0001_create_pekko_tables_json.sql");
+
+/// The same with payloads in JSONB columns.
+const CREATE_PEKKO_TABLES_JSONB: &str =
+    include_str!("../../migrations/postgres/0001_create_pekko_tables_jsonb.sql");
 
 /// Keeps two migrations apart: `IF NOT EXISTS` alone lets both try. The number is this project's own.
 const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock(7310582694471163214);";
@@ -32,7 +40,7 @@ const KEY: &str = "persistence_id, revision";
 const TEXT: &[&str] = &["character varying", "text"];
 
 /// The columns that are read and written, and the types that serve, the usual one first.
-const COLUMNS: [(&str, &[&str]); 9] = [
+const COLUMNS: [(&str, &[&str]); 8] = [
     ("slice", &["integer"]),
     ("entity_type", TEXT),
     ("persistence_id", TEXT),
@@ -40,9 +48,11 @@ const COLUMNS: [(&str, &[&str]); 9] = [
     ("db_timestamp", &["timestamp with time zone"]),
     ("state_ser_id", &["integer"]),
     ("state_ser_manifest", TEXT),
-    ("state_payload", &["bytea"]),
     ("tags", &["text[]"]),
 ];
+
+/// The column whose type is a setting.
+const PAYLOAD: &str = "state_payload";
 
 /// What the server is and promises.
 pub(super) const SELECT_SERVER: &str = "\
@@ -86,9 +96,8 @@ pub(crate) async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
     let mut connection = connection::open(&connect, options.settings.connect_timeout).await?;
     // Statements sent together are one transaction: all of them, or none. The server's notices that a
     // table exists already are no news.
-    let script = format!(
-        "{LOCK_MIGRATIONS}\nSET LOCAL client_min_messages = warning;\n{CREATE_PEKKO_TABLES}"
-    );
+    let tables = create_pekko_tables(options.settings.payload_column);
+    let script = format!("{LOCK_MIGRATIONS}\nSET LOCAL client_min_messages = warning;\n{tables}");
     let running = sqlx::raw_sql(&script);
     timeout(MIGRATION_MAX, async {
         sqlx::Executor::execute(&mut connection, running).await
@@ -104,6 +113,15 @@ pub(crate) async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
     })?;
     farewell(connection).await;
     Ok(())
+}
+
+/// The script for tables with payloads of this type.
+pub(super) const fn create_pekko_tables(payload_column: PayloadColumn) -> &'static str {
+    match payload_column {
+        PayloadColumn::Bytea => CREATE_PEKKO_TABLES,
+        PayloadColumn::Json => CREATE_PEKKO_TABLES_JSON,
+        PayloadColumn::Jsonb => CREATE_PEKKO_TABLES_JSONB,
+    }
 }
 
 /// What the check found besides what it demands.
@@ -128,7 +146,7 @@ pub(super) async fn check(
     )
     .await?;
     check_server(&server, settings)?;
-    check_columns(&mut connection, deadline).await?;
+    check_columns(&mut connection, deadline, settings.payload_column).await?;
     let rows_per_id = check_indexes(&mut connection, deadline).await?;
     check_privileges(&mut connection, deadline, settings).await?;
     farewell(connection).await;
@@ -177,17 +195,24 @@ fn check_server(server: &PgRow, settings: &StoreSettings) -> Result<(), OpenErro
     }
 }
 
-async fn check_columns(connection: &mut PgConnection, deadline: Duration) -> Result<(), OpenError> {
+async fn check_columns(
+    connection: &mut PgConnection,
+    deadline: Duration,
+    payload_column: PayloadColumn,
+) -> Result<(), OpenError> {
     let asking = sqlx::query_as::<_, (String, String)>(SELECT_COLUMNS).bind(TABLE);
     let found = within(deadline, asking.fetch_all(connection)).await?;
     if found.is_empty() {
         return Err(OpenError::TableMissing { table: TABLE });
     }
-    for (column, types) in COLUMNS {
-        let found = found
+    let type_of = |column: &str| {
+        found
             .iter()
             .find_map(|(name, found)| (name == column).then_some(&**found))
-            .unwrap_or("nothing");
+            .unwrap_or("nothing")
+    };
+    for (column, types) in COLUMNS {
+        let found = type_of(column);
         if !types.contains(&found) {
             return Err(OpenError::ColumnMismatch {
                 table: TABLE,
@@ -197,7 +222,16 @@ async fn check_columns(connection: &mut PgConnection, deadline: Duration) -> Res
             });
         }
     }
-    Ok(())
+    let found = type_of(PAYLOAD);
+    if found == payload_column.as_str() {
+        return Ok(());
+    }
+    Err(OpenError::ColumnMismatch {
+        table: TABLE,
+        column: PAYLOAD,
+        expected: payload_column.as_str(),
+        found: found.into(),
+    })
 }
 
 async fn check_indexes(
@@ -255,4 +289,30 @@ async fn within<T>(
 /// Ends a connection that has served; one that does not take its leave is closed all the same.
 async fn farewell(connection: PgConnection) {
     drop(timeout(Duration::from_secs(1), connection.close()).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scripts_differ_in_the_types_of_three_columns_and_nothing_else() {
+        for (column, name) in [
+            (PayloadColumn::Json, "JSON"),
+            (PayloadColumn::Jsonb, "JSONB"),
+        ] {
+            let expected = ["event_payload", "snapshot", "state_payload"]
+                .into_iter()
+                .fold(CREATE_PEKKO_TABLES.to_owned(), |script, payload| {
+                    let bytea = format!(" {payload} BYTEA NOT NULL,");
+                    assert_eq!(script.matches(&bytea).count(), 1, "{payload}");
+                    script.replace(&bytea, &format!(" {payload} {name} NOT NULL,"))
+                });
+            assert!(create_pekko_tables(column) == expected, "{name}");
+        }
+        assert_eq!(
+            create_pekko_tables(PayloadColumn::Bytea),
+            CREATE_PEKKO_TABLES
+        );
+    }
 }

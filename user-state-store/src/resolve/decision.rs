@@ -1,5 +1,6 @@
 //! What the answer to a repeated write, and the row behind it, say of the lost write.
 
+use super::likeness::is_alike;
 use super::{Resolution, Writers};
 use crate::error::{Cause, StoreError};
 use crate::revision::Revision;
@@ -117,7 +118,7 @@ fn standing(write: &Write, repetition: Repetition, row: Option<&StoredState>) ->
 fn is_result(change: &Change, row: &StoredState) -> bool {
     match (change, &row.value) {
         (Change::Put { payload, tags, .. }, StoredValue::State(stored)) => {
-            payload == stored && *tags == row.tags
+            is_alike(payload, stored) && *tags == row.tags
         }
         (Change::Mark, StoredValue::Deleted) => true,
         _ => false,

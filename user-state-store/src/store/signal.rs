@@ -60,11 +60,14 @@ struct Listener {
     bell: Notify,
 }
 
-/// Some times, both ends included: rows were written at the ends, and perhaps in between.
+/// Some times in some slices, both ends included: rows were written at the ends, and perhaps in between.
+///
+/// The slices spare the database: its index begins with the slice, so a read probes it once for each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) first: DateTime<Utc>,
     pub(crate) last: DateTime<Utc>,
+    pub(crate) slices: SliceRange,
 }
 
 impl WriteSignal {
@@ -76,12 +79,12 @@ impl WriteSignal {
             return;
         }
         for listener in self.listeners().iter() {
-            let times = batch.writes().iter().zip(outcomes);
-            let times = times.filter_map(|(write, outcome)| match outcome {
-                WriteOutcome::Applied(Some(at)) if listener.follows(write) => Some(*at),
+            let spans = batch.writes().iter().zip(outcomes);
+            let spans = spans.filter_map(|(write, outcome)| match outcome {
+                WriteOutcome::Applied(Some(at)) => listener.span(write, *at),
                 _ => None,
             });
-            if let Some(span) = times.map(Span::at).reduce(Span::joined) {
+            if let Some(span) = spans.reduce(Span::joined) {
                 listener.note(span);
             }
         }
@@ -158,10 +161,18 @@ impl Drop for Listening {
 }
 
 impl Listener {
-    fn follows(&self, write: &Write) -> bool {
+    /// What a write at this time is to the listener; `None` where it is not followed.
+    fn span(&self, write: &Write, at: DateTime<Utc>) -> Option<Span> {
         let id = &write.persistence_id;
-        id.entity_type() == &*self.entity_type
-            && (self.slices == SliceRange::ALL || self.slices.contains(id.slice()))
+        if id.entity_type() != &*self.entity_type {
+            return None;
+        }
+        let slice = id.slice();
+        self.slices.contains(slice).then_some(Span {
+            first: at,
+            last: at,
+            slices: SliceRange::new(slice, slice)?,
+        })
     }
 
     fn note(&self, span: Span) {
@@ -177,20 +188,20 @@ impl Listener {
 }
 
 impl Span {
-    fn at(instant: DateTime<Utc>) -> Self {
-        Self {
-            first: instant,
-            last: instant,
-        }
-    }
-
     /// The smallest span that holds both.
     pub(crate) fn joined(self, other: Self) -> Self {
         Self {
             first: self.first.min(other.first),
             last: self.last.max(other.last),
+            slices: hull(self.slices, other.slices),
         }
     }
+}
+
+/// The smallest range that holds both.
+fn hull(left: SliceRange, right: SliceRange) -> SliceRange {
+    let (min, max) = (left.min().min(right.min()), left.max().max(right.max()));
+    SliceRange::new(min, max).unwrap_or(SliceRange::ALL)
 }
 
 #[cfg(test)]
@@ -211,10 +222,13 @@ mod tests {
         DateTime::from_timestamp(second, 0).unwrap()
     }
 
-    fn span(first: i64, last: i64) -> Span {
+    /// Some times in the slices between those of two ids.
+    fn span(first: i64, last: i64, ids: [&str; 2]) -> Span {
+        let [low, high] = ids.map(Slice::of);
         Span {
             first: at(first),
             last: at(last),
+            slices: SliceRange::new(low.min(high), low.max(high)).unwrap(),
         }
     }
 
@@ -245,7 +259,7 @@ mod tests {
         signal.applied(&batch(&["a", "b", "c", "d"])?, &outcomes);
         signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(6)))]);
         assert_eq!(listening.rung().now_or_never(), Some(()));
-        assert_eq!(listening.take(), Some(span(5, 7)));
+        assert_eq!(listening.take(), Some(span(5, 7, ["a", "d"])));
         assert_eq!(listening.take(), None);
         signal.applied(&batch(&["a"])?, &[WriteOutcome::Conflict]);
         assert_eq!(listening.take(), None);
@@ -266,7 +280,10 @@ mod tests {
         signal.applied(&batch(&["User|a"])?, &[WriteOutcome::Applied(Some(at(3)))]);
         assert_eq!(
             (narrow.take(), typed.take()),
-            (Some(span(2, 2)), Some(span(3, 3)))
+            (
+                Some(span(2, 2, ["a", "a"])),
+                Some(span(3, 3, ["User|a", "User|a"]))
+            )
         );
         Ok(())
     }

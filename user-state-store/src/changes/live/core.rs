@@ -4,7 +4,8 @@
 //!
 //! **How.** Three kinds of reads take turns.
 //! - *Forward*: from the feed's offset to somewhat behind the database's time, in order. This alone moves the offset.
-//! - *Own writes*: exactly the times that the store says it wrote, at once and ahead of their turn.
+//! - *Own writes*: exactly the times and slices that the store says it wrote, at once and ahead of their turn. Between two
+//!   such reads the feed rests as long as the last one took, so that it never fills the database with reads.
 //! - *Back*: from the settled line to the offset, now and then, for transactions that committed late.
 //!
 //! The settled line is the instant before which every row was told: a row can be missed only by a transaction that was
@@ -46,6 +47,7 @@ pub(super) struct Core {
     /// Times of own writes that nobody has looked at.
     written: Option<Span>,
     own: Option<Walk>,
+    own_rests_until: Option<Instant>,
     back: Option<Back>,
     /// Every row before this instant was read, or never will be visible.
     settled: DateTime<Utc>,
@@ -58,6 +60,8 @@ pub(super) struct Core {
     memory: Memory,
     ready: VecDeque<Ready>,
     last: Kind,
+    /// When the last page was asked for.
+    asked_at: Option<Instant>,
     retry: Retry,
 }
 
@@ -96,6 +100,7 @@ struct Forward {
 struct Walk {
     read: TimestampOffset,
     until: DateTime<Utc>,
+    slices: SliceRange,
 }
 
 #[derive(Debug)]
@@ -161,6 +166,7 @@ impl Core {
             },
             written: None,
             own: None,
+            own_rests_until: None,
             back: None,
             settled,
             told_until: settled,
@@ -169,6 +175,7 @@ impl Core {
             memory,
             ready: VecDeque::new(),
             last: Kind::Back,
+            asked_at: None,
             retry: Retry::default(),
             settings,
         })
@@ -230,10 +237,16 @@ impl Core {
         for kind in turns {
             if let Some(query) = self.query(kind, now) {
                 self.last = kind;
+                self.asked_at = Some(now);
                 return Step::Read(query);
             }
         }
-        Step::Wait(self.forward.due.unwrap_or(now))
+        let due = self.forward.due.unwrap_or(now);
+        let has_own = self.own.is_some() || self.written.is_some();
+        let rested = self
+            .own_rests_until
+            .filter(|_| has_own && self.forward.has_caught_up);
+        Step::Wait(rested.map_or(due, |rested| rested.min(due)))
     }
 
     /// Takes the answer to the query that [`Core::next_step`] gave last.
@@ -248,7 +261,11 @@ impl Core {
     ) -> Result<(), StoreError> {
         let taken = answer.and_then(|page| match self.last {
             Kind::Forward => self.on_forward(page, now),
-            Kind::Own => self.on_own(page),
+            Kind::Own => {
+                let took = self.asked_at.map(|asked_at| now - asked_at);
+                self.own_rests_until = took.map(|took| now + took);
+                self.on_own(page)
+            }
             Kind::Back => self.on_back(page),
         });
         let before = self.forward.written_before.take();
@@ -266,7 +283,7 @@ impl Core {
     }
 
     fn query(&mut self, kind: Kind, now: Instant) -> Option<ChangesQuery> {
-        let (from, until) = match kind {
+        let (from, until, slices) = match kind {
             Kind::Forward => {
                 let forward = &mut self.forward;
                 if forward.due.is_some_and(|due| due > now) {
@@ -274,27 +291,31 @@ impl Core {
                 }
                 // What is written from now on may be invisible to this read.
                 forward.written_before = self.written.take();
-                (forward.read.timestamp, None)
+                (forward.read.timestamp, None, self.slices)
             }
             Kind::Own => {
+                if self.own_rests_until.is_some_and(|until| until > now) {
+                    return None;
+                }
                 // Until it has caught up, looking forward gets there by itself, and in order.
                 if self.own.is_none() && self.forward.has_caught_up {
                     self.own = self.written.take().map(|span| Walk {
                         read: TimestampOffset::at(span.first),
                         until: after(span.last, MICROSECOND),
+                        slices: span.slices,
                     });
                 }
                 let walk = self.own.as_ref()?;
-                (walk.read.timestamp, Some(walk.until))
+                (walk.read.timestamp, Some(walk.until), walk.slices)
             }
             Kind::Back => {
                 let walk = &self.back.as_ref()?.walk;
-                (walk.read.timestamp, Some(walk.until))
+                (walk.read.timestamp, Some(walk.until), walk.slices)
             }
         };
         Some(ChangesQuery {
             entity_type: self.entity_type.clone(),
-            slices: self.slices,
+            slices,
             from,
             until,
             limit: self.limit,
@@ -405,6 +426,7 @@ impl Core {
                 walk: Walk {
                     read: TimestampOffset::at(self.settled),
                     until: offset,
+                    slices: self.slices,
                 },
                 begun_at: database_now,
             });

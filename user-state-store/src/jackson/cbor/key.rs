@@ -1,12 +1,12 @@
 //! Keys of maps: always text when written, as in JSON; text, number or byte string when read.
 
+use std::borrow::Cow;
+use std::str::FromStr;
+
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 use serde::ser::{Serialize, Serializer};
-
-use std::borrow::Cow;
-use std::str::FromStr;
 
 use super::reader::Malformed;
 use super::write_text;
@@ -16,9 +16,8 @@ use super::writer::{NoKey, Refused};
 pub(super) struct KeyText<'a>(pub(super) &'a mut Vec<u8>);
 
 impl KeyText<'_> {
-    fn display(self, value: impl ToString) -> Result<(), Refused> {
+    fn display(self, value: &impl ToString) {
         write_text(self.0, &value.to_string());
-        Ok(())
     }
 }
 
@@ -26,7 +25,8 @@ impl KeyText<'_> {
 macro_rules! written_by_display {
     ($($method:ident: $number:ty),* $(,)?) => {
         $(fn $method(self, value: $number) -> Result<(), Refused> {
-            self.display(value)
+            self.display(&value);
+            Ok(())
         })*
     };
 }

@@ -94,11 +94,9 @@ impl<'de> Deserialize<'de> for StoredTime {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<StoredTime, A::Error> {
                 let mut numbers = [0; local_date_time::NUMBERS_MAX];
                 let mut given = 0;
-                for place in &mut numbers {
-                    let Some(number) = list.next_element()? else {
-                        break;
-                    };
-                    *place = number;
+                while let Some(number) = list.next_element()? {
+                    let place = numbers.get_mut(given);
+                    *place.ok_or_else(|| A::Error::custom("too many numbers"))? = number;
                     given += 1;
                 }
                 match numbers.get(..given) {

@@ -1,6 +1,8 @@
 //! The writes of a batch as columns: one array per column, whatever the number of rows.
 
+use crate::connect::PayloadColumn;
 use crate::payload::SerializerId;
+use crate::postgres::durable_state::payload_column;
 use crate::store::{Change, Write};
 use crate::tags::Tags;
 
@@ -21,15 +23,16 @@ pub(super) struct Columns<'write> {
 }
 
 impl<'write> Columns<'write> {
-    pub(super) fn of(writes: &[&'write Write]) -> Self {
+    pub(super) fn of(writes: &[&'write Write], payload_column: PayloadColumn) -> Self {
         let mut columns = Self::default();
+        let marker = payload_column::marker(payload_column);
         for write in writes {
-            columns.push(write);
+            columns.push(write, marker);
         }
         columns
     }
 
-    fn push(&mut self, write: &'write Write) {
+    fn push(&mut self, write: &'write Write, marker: &'static [u8]) {
         self.slice
             .push(i32::from(write.persistence_id.slice().get()));
         self.entity_type.push(write.persistence_id.entity_type());
@@ -46,7 +49,7 @@ impl<'write> Columns<'write> {
             // Pekko 2.0's delete marker.
             self.state_ser_id.push(SerializerId::NULL.0);
             self.state_ser_manifest.push("");
-            self.state_payload.push(&[]);
+            self.state_payload.push(marker);
             self.tags.push(None);
             self.keeps_tags.push(true);
         }

@@ -17,7 +17,9 @@ use std::collections::{HashMap, HashSet};
 use sqlx::{Executor as _, Row as _};
 use tokio::time::timeout;
 
+use crate::connect::PayloadColumn;
 use crate::postgres::durable_state::columns::Columns;
+use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
 use crate::postgres::durable_state::row::Micros;
 use crate::postgres::durable_state::write::Answer;
 use crate::postgres::error::Failure;
@@ -36,7 +38,8 @@ pub(in crate::postgres) const COMMIT: &str = "COMMIT";
 pub(in crate::postgres) const ROLLBACK: &str = "ROLLBACK";
 
 /// Inserts where there is no row. A row that another transaction is about to commit is waited for.
-pub(in crate::postgres) const INSERT_STATES: &str = "\
+pub(in crate::postgres) const INSERT_STATES: Statement = writing_payload!(
+    "\
 INSERT INTO durable_state (
   slice,
   entity_type,
@@ -56,7 +59,8 @@ SELECT
   transaction_timestamp(),
   w.state_ser_id,
   w.state_ser_manifest,
-  w.state_payload,
+  ",
+    ",
   w.tags::text[]
 FROM UNNEST(
   $1::int[],
@@ -84,7 +88,8 @@ WHERE NOT EXISTS (
 ORDER BY w.ordinal
 -- No target: also for a unique index on persistence_id alone, where an operator made one.
 ON CONFLICT DO NOTHING
-RETURNING persistence_id, db_timestamp";
+RETURNING persistence_id, db_timestamp"
+);
 
 /// The ids that have a row beside the one at revision 1.
 pub(in crate::postgres) const SELECT_OTHER_ROWS: &str = "\
@@ -115,6 +120,7 @@ pub(super) enum Patience {
 pub(super) async fn create(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    payload_column: PayloadColumn,
     patience: Patience,
 ) -> Result<Vec<Answer>, Halt> {
     let mut taken = HashSet::new();
@@ -127,7 +133,7 @@ pub(super) async fn create(
         if candidates.is_empty() {
             return Ok(vec![Answer::Conflict; writes.len()]);
         }
-        match attempt(lease, &candidates, patience).await {
+        match attempt(lease, &candidates, payload_column, patience).await {
             Ok((inserted, others)) if others.is_empty() => {
                 commit(lease).await?;
                 return Ok(writes
@@ -161,6 +167,7 @@ type Inserted = (HashMap<String, Micros>, Vec<String>);
 async fn attempt(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    payload_column: PayloadColumn,
     patience: Patience,
 ) -> Result<Inserted, Failure> {
     let deadline = lease.answer_deadline();
@@ -171,8 +178,8 @@ async fn attempt(
     let answer = timeout(deadline, lease.begin()?.execute(begin)).await;
     lease.end(answer, Leaves::InTransaction)?;
 
-    let columns = Columns::of(writes);
-    let inserting = sqlx::query(INSERT_STATES)
+    let columns = Columns::of(writes, payload_column);
+    let inserting = sqlx::query(INSERT_STATES.of(payload_column))
         .bind(&columns.slice)
         .bind(&columns.entity_type)
         .bind(&columns.persistence_id)

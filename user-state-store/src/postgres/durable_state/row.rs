@@ -6,9 +6,11 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgRow, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Row as _, Type, ValueRef as _};
 
+use crate::connect::StoreSettings;
 use crate::error::{Cause, DecodeError, StoreError};
 use crate::payload::{Manifest, Payload, SerializerId};
 use crate::persistence_id::PersistenceId;
+use crate::postgres::durable_state::payload_column;
 use crate::revision::Revision;
 use crate::slice::Slice;
 use crate::store::{StoredState, StoredValue};
@@ -72,19 +74,23 @@ pub(super) fn is_absent(row: &PgRow) -> bool {
 /// The row as a state, or what is wrong with it.
 ///
 /// A NULL manifest is read as the empty one: a mapping that needs a class name then says what it misses.
-pub(super) fn stored_state(row: &PgRow, payload_limit: usize) -> Result<StoredState, StoreError> {
+pub(super) fn stored_state(
+    row: &PgRow,
+    settings: &StoreSettings,
+) -> Result<StoredState, StoreError> {
     let persistence_id = persistence_id(row)?;
     let serializer_id = SerializerId(row.try_get("state_ser_id").unwrap_or_default());
     let manifest: Option<&str> = row.try_get("state_ser_manifest").unwrap_or_default();
     let manifest = Manifest::new(manifest.unwrap_or_default());
-    match columns(row, payload_limit) {
+    let marker = payload_column::marker(settings.payload_column);
+    match columns(row, settings.payload_bytes_max) {
         Ok(columns) => Ok(StoredState {
             persistence_id,
             slice: columns.slice,
             entity_type: columns.entity_type.into(),
             revision: columns.revision,
             db_timestamp: columns.db_timestamp,
-            value: if serializer_id == SerializerId::NULL && columns.state_payload.is_empty() {
+            value: if serializer_id == SerializerId::NULL && columns.state_payload == marker {
                 StoredValue::Deleted
             } else {
                 StoredValue::State(Payload {
@@ -113,13 +119,16 @@ pub(super) struct Found {
 }
 
 /// One row, and whose it is.
-pub(super) fn found(row: &PgRow, payload_limit: usize) -> Result<(&str, Found), StoreError> {
+pub(super) fn found<'row>(
+    row: &'row PgRow,
+    settings: &StoreSettings,
+) -> Result<(&'row str, Found), StoreError> {
     let id = row
         .try_get("persistence_id")
         .map_err(|_| StoreError::Unavailable(Cause::Protocol))?;
     let revision = Revision::new(row.try_get("revision").unwrap_or_default()).unwrap_or_default();
     let found = Found {
-        state: stored_state(row, payload_limit),
+        state: stored_state(row, settings),
         lower: revision,
         higher: revision,
     };

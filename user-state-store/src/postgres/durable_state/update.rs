@@ -5,7 +5,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
+use crate::connect::PayloadColumn;
 use crate::postgres::durable_state::columns::Columns;
+use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
 use crate::postgres::durable_state::row::Micros;
 use crate::postgres::durable_state::write::Answer;
 use crate::postgres::error::Failure;
@@ -13,13 +15,15 @@ use crate::postgres::session::{Lease, Leaves};
 use crate::store::Write;
 
 /// Sets the rows whose revision is the expected one. `slice` and `entity_type` stay, as in Pekko.
-pub(in crate::postgres) const UPDATE_STATES: &str = "\
+pub(in crate::postgres) const UPDATE_STATES: Statement = writing_payload!(
+    "\
 UPDATE durable_state AS d
 SET
   revision = w.revision,
   state_ser_id = w.state_ser_id,
   state_ser_manifest = w.state_ser_manifest,
-  state_payload = w.state_payload,
+  state_payload = ",
+    ",
   tags = CASE WHEN w.keeps_tags THEN d.tags ELSE w.tags::text[] END,
   -- Strictly increasing per id, also when the clock is set back.
   db_timestamp = GREATEST(transaction_timestamp(), d.db_timestamp + interval '1 microsecond')
@@ -46,7 +50,8 @@ FROM UNNEST(
 WHERE d.persistence_id = w.persistence_id
   -- Checked again on the newest version of the row after waiting for its lock.
   AND d.revision = w.expected
-RETURNING w.ordinal, d.db_timestamp";
+RETURNING w.ordinal, d.db_timestamp"
+);
 
 /// Removes the rows whose revision is the expected one.
 pub(in crate::postgres) const DELETE_STATES: &str = "\
@@ -60,10 +65,11 @@ RETURNING w.ordinal";
 pub(super) async fn update(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    payload_column: PayloadColumn,
 ) -> Result<Vec<Answer>, Failure> {
-    let columns = Columns::of(writes);
+    let columns = Columns::of(writes, payload_column);
     let deadline = lease.answer_deadline();
-    let sending = sqlx::query(UPDATE_STATES)
+    let sending = sqlx::query(UPDATE_STATES.of(payload_column))
         .bind(&columns.persistence_id)
         .bind(&columns.expected)
         .bind(&columns.revision)
@@ -90,11 +96,15 @@ pub(super) async fn erase(
     lease: &mut Lease<'_>,
     writes: &[&Write],
 ) -> Result<Vec<Answer>, Failure> {
-    let columns = Columns::of(writes);
+    let ids: Vec<&str> = writes
+        .iter()
+        .map(|write| write.persistence_id.as_str())
+        .collect();
+    let expected: Vec<i64> = writes.iter().map(|write| write.expected.get()).collect();
     let deadline = lease.answer_deadline();
     let sending = sqlx::query(DELETE_STATES)
-        .bind(&columns.persistence_id)
-        .bind(&columns.expected)
+        .bind(&ids)
+        .bind(&expected)
         .fetch_all(lease.begin()?);
     let answer = timeout(deadline, sending).await;
     let rows = lease.end(answer, Leaves::Clean)?;

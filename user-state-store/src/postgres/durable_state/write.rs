@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 
-use crate::connect::StoreSettings;
+use crate::connect::{PayloadColumn, StoreSettings};
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::persistence_id::CHARACTERS_MAX;
 use crate::postgres::durable_state::create::{self, Halt, Patience};
-use crate::postgres::durable_state::{locked, update};
+use crate::postgres::durable_state::{locked, payload_column, update};
 use crate::postgres::error::Failure;
 use crate::postgres::session::{Lease, Sessions};
 use crate::store::{Change, UnknownOutcome, Write, WriteBatch, WriteOutcome};
@@ -74,7 +74,9 @@ pub(in crate::postgres) async fn write(
         if group.is_empty() {
             continue;
         }
-        let answered = Group::new(sessions, kind, &group).run().await;
+        let answered = Group::new(sessions, settings.payload_column, kind, &group)
+            .run()
+            .await;
         for (index, outcome) in members.into_iter().zip(answered) {
             if let Some(slot) = outcomes.get_mut(index) {
                 *slot = outcome;
@@ -97,6 +99,7 @@ impl Kind {
 /// Writes of one kind on their way.
 struct Group<'batch> {
     sessions: &'batch Sessions,
+    payload_column: PayloadColumn,
     kind: Kind,
     writes: &'batch [&'batch Write],
     outcomes: Vec<WriteOutcome>,
@@ -110,9 +113,15 @@ enum Sent {
 }
 
 impl<'batch> Group<'batch> {
-    fn new(sessions: &'batch Sessions, kind: Kind, writes: &'batch [&'batch Write]) -> Self {
+    fn new(
+        sessions: &'batch Sessions,
+        payload_column: PayloadColumn,
+        kind: Kind,
+        writes: &'batch [&'batch Write],
+    ) -> Self {
         Self {
             sessions,
+            payload_column,
             kind,
             writes,
             outcomes: vec![WriteOutcome::Conflict; writes.len()],
@@ -209,7 +218,7 @@ impl<'batch> Group<'batch> {
     async fn send(&self, lease: &mut Lease<'_>, part: Range<usize>, again: u32) -> Sent {
         let writes = self.writes.get(part).unwrap_or_default();
         let committed_by_itself = match self.kind {
-            Kind::Update => update::update(lease, writes).await,
+            Kind::Update => update::update(lease, writes, self.payload_column).await,
             Kind::Erase => update::erase(lease, writes).await,
             Kind::Create => {
                 let patience = if again == 0 {
@@ -217,7 +226,7 @@ impl<'batch> Group<'batch> {
                 } else {
                     Patience::Little
                 };
-                return match create::create(lease, writes, patience).await {
+                return match create::create(lease, writes, self.payload_column, patience).await {
                     Ok(answers) => Sent::Answered(answers),
                     Err(Halt::NotApplied(failure)) => Sent::NotApplied(failure),
                     Err(Halt::Unknown(failure)) => Sent::Unknown(failure.into()),
@@ -284,4 +293,5 @@ fn refusal(write: &Write, settings: &StoreSettings) -> Option<StoreError> {
             })
         })
     })
+    .or_else(|| payload_column::refusal(write, payload, settings))
 }

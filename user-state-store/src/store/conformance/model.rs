@@ -33,7 +33,7 @@ pub async fn random_histories_agree_with_a_model(fixture: &Fixture) -> TestResul
         for id in &ids {
             let stored = model.get(id).map_or(0, |row| row.revision.get());
             if random.below(2) == 0 {
-                writes.extend(random_write(&mut random, id, stored));
+                writes.extend(random_write(fixture, &mut random, id, stored));
             }
         }
         writes.sort_unstable_by(|left, right| left.persistence_id.cmp(&right.persistence_id));
@@ -63,7 +63,12 @@ pub async fn random_histories_agree_with_a_model(fixture: &Fixture) -> TestResul
 }
 
 /// Some write of this entity, whose row is at `stored`; none where chance drew one that no batch takes.
-fn random_write(random: &mut Seeded, id: &PersistenceId, stored: i64) -> Option<Write> {
+fn random_write(
+    fixture: &Fixture,
+    random: &mut Seeded,
+    id: &PersistenceId,
+    stored: i64,
+) -> Option<Write> {
     let expected = match random.below(10) {
         0 => stored - 1,
         1 => stored + 1,
@@ -86,7 +91,7 @@ fn random_write(random: &mut Seeded, id: &PersistenceId, stored: i64) -> Option<
                 _ => Tags::new(["one", "two"]),
             };
             let length = random.pick(&[0, 3, 200])?;
-            let payload = sample::bytes(random.bytes(*length));
+            let payload = fixture.payload(random, *length);
             Some(sample::put_tagged(
                 id,
                 expected,

@@ -30,9 +30,10 @@ pub(super) fn revision(number: i64) -> Revision {
     Revision::new(number).unwrap_or_default()
 }
 
-/// A payload that names its revision, so that rows of different revisions differ.
+/// A payload that names its revision, so that rows of different revisions differ. Spaced as JSONB gives it back, so that
+/// its bytes come back from every column.
 pub(super) fn payload(number: i64) -> Payload {
-    bytes(format!("{{\"revision\":{number}}}").into_bytes())
+    bytes(format!("{{\"revision\": {number}}}").into_bytes())
 }
 
 pub(super) fn bytes(bytes: Vec<u8>) -> Payload {

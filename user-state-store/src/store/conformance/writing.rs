@@ -156,7 +156,7 @@ pub async fn a_payload_at_the_limit_is_written_and_one_byte_more_is_refused(
         return Err("three ids were asked for".into());
     };
     let mut random = Seeded::new(1);
-    let payload = sample::bytes(random.bytes(limit));
+    let payload = fixture.payload(&mut random, limit);
     fixture
         .apply(sample::put_payload(largest, 0, 1, payload.clone()))
         .await?;
@@ -166,7 +166,7 @@ pub async fn a_payload_at_the_limit_is_written_and_one_byte_more_is_refused(
         "the payload differs"
     );
 
-    let too_large = sample::bytes(random.bytes(limit + 1));
+    let too_large = fixture.payload(&mut random, limit + 1);
     let writes = vec![
         sample::put_payload(larger, 0, 1, too_large),
         sample::create(neighbour),

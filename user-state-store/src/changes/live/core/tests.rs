@@ -104,6 +104,7 @@ fn span(first: i64, last: i64) -> Span {
     Span {
         first: at(first),
         last: at(last),
+        slices: SliceRange::ALL,
     }
 }
 
@@ -184,6 +185,32 @@ fn own_writes_are_read_at_once_and_the_offset_follows_in_its_turn() -> TestResul
     let rows = [("a", 1, 50), ("b", 1, 999), ("c", 7, 1001), ("d", 1, 1002)];
     core.on_answer(Ok(page(&rows, 2000)), later)?;
     assert_eq!(told(&mut core), [change("d", 1, 1002)]);
+    Ok(())
+}
+
+#[test]
+fn between_reads_of_own_writes_it_rests_as_long_as_the_last_one_took() -> TestResult {
+    let now = Instant::now();
+    let mut core = core(TimestampOffset::default());
+    read(&mut core, now);
+    core.on_answer(Ok(page(&[], 1000)), now)?;
+    let slice = id("a").slice();
+    let slices = SliceRange::new(slice, slice).ok_or("one slice")?;
+    core.on_written(Span {
+        slices,
+        ..span(1000, 1000)
+    });
+    let Step::Read(query) = core.next_step(now) else {
+        return Err("own writes wait".into());
+    };
+    assert_eq!(query.slices, slices, "the others need not be looked at");
+    let took = Duration::from_millis(7);
+    core.on_answer(Ok(page(&[("a", 1, 1000)], 1001)), now + took)?;
+    let wait = waits(&mut core, now + took).ok_or("nothing is left to read")?;
+    assert_eq!(wait + took, REFRESH);
+    core.on_written(span(1001, 1001));
+    assert_eq!(waits(&mut core, now + took), Some(took));
+    assert!(read(&mut core, now + took + took).is_some());
     Ok(())
 }
 
@@ -538,6 +565,7 @@ fn whatever_commits_late_or_is_cut_off_every_final_revision_is_told_in_order() {
                     core.on_written(Span {
                         first: micros(at),
                         last: micros(at),
+                        slices: SliceRange::ALL,
                     });
                 }
             }

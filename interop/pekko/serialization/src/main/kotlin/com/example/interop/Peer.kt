@@ -70,8 +70,14 @@ fun describe(error: Throwable): Map<String, String> {
 fun serve(commands: Map<String, Command>): Nothing {
     val output = PrintStream(System.out, false, Charsets.UTF_8)
     System.setOut(System.err)
-    Peer(commands, output).serve(System.`in`)
-    exitProcess(0)
+    // Actor systems would keep the process alive, also behind a last line that was cut off.
+    try {
+        Peer(commands, output).serve(System.`in`)
+        exitProcess(0)
+    } catch (error: Throwable) {
+        error.printStackTrace()
+        exitProcess(1)
+    }
 }
 
 fun main(): Unit = serve(serializationCommands())

@@ -13,7 +13,7 @@ import java.util.concurrent.CompletableFuture
 import java.util.concurrent.CompletionStage
 import java.util.concurrent.TimeUnit
 
-/** The most changes that wait to be taken; the stream is held up beyond them. */
+/** The most changes that wait to be taken; the query fails beyond them. */
 private const val WAITING_MAX = 100_000
 
 /** A live query that runs until it is stopped, and what it brought since somebody looked. */

@@ -82,7 +82,8 @@ private class Live {
         val persistenceId =
             if (hint == null) PersistenceId.ofUniqueId(entityId) else PersistenceId.of(hint, entityId)
         val onWriteFailure = OnWriteFailure.valueOf(order.text("on_write_failure"))
-        val behavior = UserBehavior.create(persistenceId, entityId, order.text("tag"), onWriteFailure)
+        val empty = EmptyState.valueOf(order.text("empty_state"))
+        val behavior = UserBehavior.create(persistenceId, entityId, order.text("tag"), empty, onWriteFailure)
         return order.node().start(order.text("actor"), behavior).thenApply(::describe)
     }
 

@@ -47,6 +47,9 @@ data class WriteFailed(val revision: Long) : Answer
 /** What the actor does when the store refuses its write. */
 enum class OnWriteFailure { Stop, Restart }
 
+/** What an application takes for the state of a user that has none. */
+enum class EmptyState { Value, Null }
+
 /** Keeps the last known state of one user, by the same rules as the Rust domain. */
 class UserBehavior private constructor(
     private val context: ActorContext<UserCommand>,
@@ -54,16 +57,24 @@ class UserBehavior private constructor(
     private val mallId: String,
     private val userId: String,
     private val tag: String,
+    private val empty: EmptyState,
     onWriteFailure: Optional<BackoffSupervisorStrategy>,
 ) : DurableStateBehavior<UserCommand, UserState>(persistenceId, onWriteFailure) {
     /** The request whose write has no outcome yet. */
     private var writing: UserCommand? = null
 
-    override fun emptyState() = UserState(mallId, userId, null, null, lastEventTime = Wire.NEVER)
+    override fun emptyState(): UserState? = when (empty) {
+        EmptyState.Value -> nobody()
+        EmptyState.Null -> null
+    }
+
+    private fun nobody() = UserState(mallId, userId, null, null, lastEventTime = Wire.NEVER)
 
     override fun tag() = tag
 
-    override fun commandHandler(): CommandHandler<UserCommand, UserState> = CommandHandler { state, command ->
+    override fun commandHandler(): CommandHandler<UserCommand, UserState> = CommandHandler { stored, command ->
+        // Where nothing is not null, the application does not expect null.
+        val state = if (empty == EmptyState.Null) stored ?: nobody() else stored
         when (command) {
             is UserCommand.Login -> command.at.local().let { at ->
                 persist(command, state.copy(lastLogin = later(state.lastLogin, at)).seen(at))
@@ -110,6 +121,7 @@ class UserBehavior private constructor(
             persistenceId: PersistenceId,
             entityId: String,
             tag: String,
+            empty: EmptyState,
             onWriteFailure: OnWriteFailure,
         ): Behavior<UserCommand> = Behaviors.setup { context ->
             val (mallId, userId) = entityId.split("-", limit = 2)
@@ -119,7 +131,7 @@ class UserBehavior private constructor(
                     SupervisorStrategy.restartWithBackoff(Duration.ofMillis(20), Duration.ofMillis(200), 0.1),
                 )
             }
-            UserBehavior(context, persistenceId, mallId, userId, tag, strategy)
+            UserBehavior(context, persistenceId, mallId, userId, tag, empty, strategy)
         }
 
         /** An application keeps the local time of the zone that its JVM runs in. */

@@ -1,0 +1,102 @@
+//! The statements of the bare contenders.
+//!
+//! The two of many rows are the store's own, copied, since the store keeps them to itself; a test compares them with the
+//! store's source. Those of one row are what Apache Pekko Persistence R2DBC 1.1 sends, `$1` for each `?`.
+
+/// As `UPDATE_STATES` of the store.
+pub(super) const UPDATE_MANY: &str = "\
+UPDATE durable_state AS d
+SET
+  revision = w.revision,
+  state_ser_id = w.state_ser_id,
+  state_ser_manifest = w.state_ser_manifest,
+  state_payload = w.state_payload,
+  tags = CASE WHEN w.keeps_tags THEN d.tags ELSE w.tags::text[] END,
+  -- Strictly increasing per id, also when the clock is set back.
+  db_timestamp = GREATEST(transaction_timestamp(), d.db_timestamp + interval '1 microsecond')
+FROM UNNEST(
+  $1::text[],
+  $2::bigint[],
+  $3::bigint[],
+  $4::int[],
+  $5::text[],
+  $6::bytea[],
+  $7::text[],
+  $8::boolean[]
+) WITH ORDINALITY AS w (
+  persistence_id,
+  expected,
+  revision,
+  state_ser_id,
+  state_ser_manifest,
+  state_payload,
+  tags,
+  keeps_tags,
+  ordinal
+)
+WHERE d.persistence_id = w.persistence_id
+  -- Checked again on the newest version of the row after waiting for its lock.
+  AND d.revision = w.expected
+RETURNING w.ordinal, d.db_timestamp";
+
+/// As `SELECT_STATES` of the store.
+pub(super) const SELECT_MANY: &str = "\
+SELECT
+  d.persistence_id,
+  d.slice,
+  d.entity_type,
+  d.revision,
+  d.db_timestamp,
+  d.state_ser_id,
+  d.state_ser_manifest,
+  -- A payload beyond the limit does not leave the server.
+  CASE WHEN octet_length(d.state_payload) <= $2 THEN d.state_payload END AS state_payload,
+  d.tags
+FROM UNNEST($1::text[]) AS w (persistence_id)
+CROSS JOIN LATERAL (
+  SELECT *
+  FROM durable_state
+  WHERE durable_state.persistence_id = w.persistence_id
+  -- Keeps the planner at one index probe per id, also while it has no statistics.
+  OFFSET 0
+) AS d";
+
+/// An update as Pekko sends it: the time is that of the previous row plus a microsecond, or the transaction's.
+pub(super) const UPDATE_ONE: &str = "\
+UPDATE durable_state
+SET
+  revision = $1,
+  state_ser_id = $2,
+  state_ser_manifest = $3,
+  state_payload = $4,
+  tags = $5,
+  db_timestamp = GREATEST(
+    transaction_timestamp(),
+    (SELECT db_timestamp + '1 microsecond'::interval
+     FROM durable_state
+     WHERE persistence_id = $6 AND revision = $7)
+  )
+WHERE persistence_id = $6 AND revision = $7";
+
+/// A load as Pekko sends it.
+pub(super) const SELECT_ONE: &str = "\
+SELECT revision, state_ser_id, state_ser_manifest, state_payload, db_timestamp, tags
+FROM durable_state
+WHERE persistence_id = $1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statements_of_many_rows_are_those_of_the_store() {
+        let update = include_str!("../../../user-state-store/src/postgres/durable_state/update.rs");
+        let select = include_str!("../../../user-state-store/src/postgres/durable_state.rs");
+        for (source, statement) in [(update, UPDATE_MANY), (select, SELECT_MANY)] {
+            assert!(
+                source.contains(statement),
+                "the store has another statement now; copy it:\n{statement}"
+            );
+        }
+    }
+}

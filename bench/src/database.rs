@@ -1,0 +1,145 @@
+//! The server of a run, and a database for each contender: nobody pays for the dead rows of somebody else.
+
+use std::collections::HashMap;
+
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use user_state_runtime::testkit::PostgresServer;
+
+use crate::exit::Failure;
+use crate::population::{self, Tables};
+
+/// What a server that is used for more than tests would have. Commits stay as durable as they are by default.
+const SETTINGS: [(&str, &str); 4] = [
+    ("shared_buffers", "256MB"),
+    // No checkpoint during a measurement: it would hit whoever has the turn.
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "1h"),
+    // Contenders keep their connections between their turns.
+    ("max_connections", "200"),
+];
+
+/// What has to be on for an acknowledged commit to survive a crash; said so at the top of every run.
+const DURABLE: [&str; 3] = ["fsync", "synchronous_commit", "full_page_writes"];
+
+/// A database of a contender's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Wanted {
+    pub(crate) contender: &'static str,
+    pub(crate) tables: Tables,
+    /// How many users are in it in the beginning.
+    pub(crate) users: usize,
+}
+
+/// A throw-away server and its databases.
+pub(crate) struct Databases {
+    server: PostgresServer,
+    /// Populated once, then copied.
+    templates: HashMap<(Tables, usize), String>,
+    copies: HashMap<Wanted, String>,
+    named: usize,
+}
+
+impl Databases {
+    /// Starts the server.
+    pub(crate) async fn start() -> Result<Self, Failure> {
+        let server = PostgresServer::start_with(&SETTINGS).await;
+        Ok(Self {
+            server: server.map_err(|error| Failure::unavailable(&error))?,
+            templates: HashMap::new(),
+            copies: HashMap::new(),
+            named: 0,
+        })
+    }
+
+    /// The server's version and what it says of its durability.
+    pub(crate) async fn description(&self) -> Result<String, Failure> {
+        let mut connection = self.connect("postgres").await?;
+        let mut settings = Vec::new();
+        for name in ["server_version"].iter().chain(&DURABLE) {
+            let setting: String = sqlx::query_scalar("SELECT current_setting($1)")
+                .bind(name)
+                .fetch_one(&mut connection)
+                .await
+                .map_err(|error| failed(&error))?;
+            if DURABLE.contains(name) && setting != "on" {
+                let message = format!("the server has {name} {setting}; nothing is measured so");
+                return Err(Failure::new(1, message));
+            }
+            settings.push(format!("{name} {setting}"));
+        }
+        connection.close().await.map_err(|error| failed(&error))?;
+        Ok(settings.join(", "))
+    }
+
+    /// The URL of a contender's database, made where it is not there yet, dead rows cleared away.
+    pub(crate) async fn settled(&mut self, wanted: &Wanted) -> Result<String, Failure> {
+        let name = match self.copies.get(wanted) {
+            Some(name) => name.clone(),
+            None => self.copy(wanted).await?,
+        };
+        let mut connection = self.connect(&name).await?;
+        population::settle(&mut connection, wanted.tables).await?;
+        connection.close().await.map_err(|error| failed(&error))?;
+        Ok(self.server.url(&name))
+    }
+
+    /// Drops every database. Their contenders have let go of them.
+    pub(crate) async fn clear(&mut self) -> Result<(), Failure> {
+        let names: Vec<String> = self
+            .copies
+            .drain()
+            .map(|(_, name)| name)
+            .chain(self.templates.drain().map(|(_, name)| name))
+            .collect();
+        for name in names {
+            self.administer(&format!("DROP DATABASE {name} WITH (FORCE)"))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn copy(&mut self, wanted: &Wanted) -> Result<String, Failure> {
+        let template = self.template(wanted.tables, wanted.users).await?;
+        let name = self.next_name();
+        self.administer(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
+            .await?;
+        self.copies.insert(*wanted, name.clone());
+        Ok(name)
+    }
+
+    async fn template(&mut self, tables: Tables, users: usize) -> Result<String, Failure> {
+        if let Some(name) = self.templates.get(&(tables, users)) {
+            return Ok(name.clone());
+        }
+        let name = self.next_name();
+        self.administer(&format!(
+            "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+        ))
+        .await?;
+        population::create(&self.server.url(&name), tables, users).await?;
+        self.templates.insert((tables, users), name.clone());
+        Ok(name)
+    }
+
+    fn next_name(&mut self) -> String {
+        self.named += 1;
+        format!("bench_{}", self.named)
+    }
+
+    /// One statement that no parameter can be bound to; the names in it are made here.
+    async fn administer(&self, statement: &str) -> Result<(), Failure> {
+        let mut connection = self.connect("postgres").await?;
+        let done = connection.execute(statement).await;
+        done.map_err(|error| failed(&error))?;
+        connection.close().await.map_err(|error| failed(&error))
+    }
+
+    async fn connect(&self, database: &str) -> Result<PgConnection, Failure> {
+        let connected = PgConnection::connect(&self.server.url(database)).await;
+        connected.map_err(|error| failed(&error))
+    }
+}
+
+fn failed(error: &sqlx::Error) -> Failure {
+    Failure::unavailable(error)
+}

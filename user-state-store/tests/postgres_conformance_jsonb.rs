@@ -1,0 +1,20 @@
+//! PostgreSQL keeps the contract with payloads in a JSONB column: every promise of the conformance suite, each on a
+//! database of its own.
+
+#![cfg(feature = "postgres")]
+
+use user_state_runtime::testkit::TestDatabase;
+use user_state_store::conformance::{Fixture, Payloads, TestResult};
+use user_state_store::{ConnectOptions, PayloadColumn, PostgresStore, migrate};
+
+async fn open() -> TestResult<Fixture> {
+    let database = TestDatabase::create().await?;
+    let mut options = ConnectOptions::parse(database.url())?;
+    options.settings.payload_column = PayloadColumn::Jsonb;
+    migrate(&options).await?;
+    let store = PostgresStore::open(&options).await?;
+    let fixture = Fixture::new(store, options.settings.payload_bytes_max);
+    Ok(fixture.taking(Payloads::Json).keeping(database))
+}
+
+user_state_store::conformance_tests!(open);
