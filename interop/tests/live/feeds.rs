@@ -30,9 +30,9 @@ use crate::serialization::random::seed;
 /// More than Pekko's queries and ours read at once, which is 1,000.
 const USERS: usize = 1_300;
 
-/// How long a live feed may take for the last change: a test fails instead of hanging. Pekko tells what its first look
-/// missed after some 10 s.
-const TOLD_WITHIN: Duration = Duration::from_mins(1);
+/// How long a live feed may take for the last change, writing included: a test fails instead of hanging. Pekko tells what
+/// its first look missed after some 10 s.
+const TOLD_WITHIN: Duration = Duration::from_mins(2);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -367,24 +367,59 @@ async fn latest_of(live: &Live) -> Result<Latest, AnyError> {
     Ok(try_join_all(states).await?.into_iter().collect())
 }
 
-/// Who has been told of, up to which revision.
-#[derive(Default)]
-struct Told(HashMap<String, u64>);
+/// Who has been told of, up to which revision, and who has not when all is written.
+struct Told {
+    slices: SliceRange,
+    latest: watch::Receiver<Option<Latest>>,
+    revisions: HashMap<String, u64>,
+    missing: Option<HashMap<String, u64>>,
+}
 
 impl Told {
+    fn new(slices: SliceRange, latest: watch::Receiver<Option<Latest>>) -> Self {
+        Self {
+            slices,
+            latest,
+            revisions: HashMap::new(),
+            missing: None,
+        }
+    }
+
     fn tell(&mut self, id: &str, revision: u64) {
-        let told = self.0.entry(id.to_owned()).or_default();
+        let told = self.revisions.entry(id.to_owned()).or_default();
         *told = revision.max(*told);
+        if let Some(missing) = &mut self.missing
+            && missing.get(id) == Some(&revision)
+        {
+            missing.remove(id);
+        }
     }
 
     /// Whether everybody is told of, once it is known how it ends.
-    fn is_complete(&self, slices: SliceRange, latest: &watch::Receiver<Option<Latest>>) -> bool {
-        latest.borrow().as_ref().is_some_and(|latest| {
-            latest
+    fn is_complete(&mut self) -> bool {
+        if self.missing.is_none()
+            && let Some(latest) = self.latest.borrow().as_ref()
+        {
+            let missing = latest
                 .iter()
-                .filter(|(id, _)| slices.contains(Slice::of(id)))
-                .all(|(id, (revision, _))| self.0.get(id) == Some(revision))
-        })
+                .filter(|(id, _)| self.slices.contains(Slice::of(id)))
+                .filter(|(id, (revision, _))| self.revisions.get(*id) != Some(revision))
+                .map(|(id, (revision, _))| (id.clone(), *revision));
+            self.missing = Some(missing.collect());
+        }
+        self.missing.as_ref().is_some_and(HashMap::is_empty)
+    }
+
+    /// What the error of a feed says that does not get there.
+    fn late(&self, side: &str) -> AnyError {
+        match &self.missing {
+            None => format!("{side}: the writers did not end within {TOLD_WITHIN:?}"),
+            Some(missing) => format!(
+                "{side}: not told within {TOLD_WITHIN:?}, of slices {:?}: {missing:?}",
+                self.slices.as_range()
+            ),
+        }
+        .into()
     }
 }
 
@@ -393,9 +428,9 @@ async fn until_told_by_pekko(
     slices: SliceRange,
     latest: watch::Receiver<Option<Latest>>,
 ) -> Result<Vec<PekkoChange>, AnyError> {
-    let (mut told, mut complete) = (Vec::new(), Told::default());
+    let (mut told, mut complete) = (Vec::new(), Told::new(slices, latest.clone()));
     let taking = async {
-        while !complete.is_complete(slices, &latest) {
+        while !complete.is_complete() {
             for change in feed.take().await? {
                 complete.tell(&change.persistence_id, change.revision);
                 told.push(change);
@@ -404,9 +439,8 @@ async fn until_told_by_pekko(
         feed.stop().await?;
         Ok::<_, AnyError>(())
     };
-    timeout(TOLD_WITHIN, taking)
-        .await
-        .map_err(|_| format!("Pekko does not tell everybody of {slices:?}"))??;
+    let taken = timeout(TOLD_WITHIN, taking).await;
+    taken.map_err(|_| complete.late("Pekko"))??;
     let latest = latest.borrow().clone().ok_or("nothing is known yet")?;
     for change in &told {
         let (revision, state) = &latest[&change.persistence_id];
@@ -426,9 +460,9 @@ async fn until_told_by_us(
     mut latest: watch::Receiver<Option<Latest>>,
 ) -> Result<Vec<StateChange>, AnyError> {
     let mut changes = changes;
-    let (mut told, mut complete) = (Vec::new(), Told::default());
+    let (mut told, mut complete) = (Vec::new(), Told::new(slices, latest.clone()));
     let taking = async {
-        while !complete.is_complete(slices, &latest) {
+        while !complete.is_complete() {
             tokio::select! {
                 change = changes.try_next() => {
                     let change: StateChange = change?.ok_or("a live feed does not end")?;
@@ -441,9 +475,8 @@ async fn until_told_by_us(
         }
         Ok::<_, AnyError>(())
     };
-    timeout(TOLD_WITHIN, taking)
-        .await
-        .map_err(|_| format!("we do not tell everybody of {slices:?}"))??;
+    let taken = timeout(TOLD_WITHIN, taking).await;
+    taken.map_err(|_| complete.late("we"))??;
     let latest = latest.borrow().clone().ok_or("nothing is known yet")?;
     for change in &told {
         let id = &change.state.persistence_id;
