@@ -22,8 +22,8 @@ pub type AnyError = Box<dyn Error + Send + Sync>;
 /// How a case ends.
 pub type TestResult = Result<(), AnyError>;
 
-/// A case under way.
-pub(crate) type Running = Pin<Box<dyn Future<Output = TestResult> + Send>>;
+/// A case under way, on the thread that began it.
+pub(crate) type Running = Pin<Box<dyn Future<Output = TestResult>>>;
 
 /// A named case, run once for each profile.
 pub struct Case {
@@ -42,7 +42,7 @@ impl Case {
     pub fn serialization<F, R>(name: &'static str, body: F) -> Self
     where
         F: Fn(Serialization) -> R + Send + Sync + 'static,
-        R: Future<Output = TestResult> + Send + 'static,
+        R: Future<Output = TestResult> + 'static,
     {
         Self {
             name,
@@ -54,7 +54,7 @@ impl Case {
     pub fn live<F, R>(name: &'static str, body: F) -> Self
     where
         F: Fn(Live) -> R + Send + Sync + 'static,
-        R: Future<Output = TestResult> + Send + 'static,
+        R: Future<Output = TestResult> + 'static,
     {
         Self {
             name,

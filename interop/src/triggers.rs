@@ -27,14 +27,22 @@ const TELL_DELETIONS: &str = "\
       FOR EACH STATEMENT EXECUTE FUNCTION tell_deletion()";
 
 /// Advisory locks are kept apart by database, so one number does for all cases.
-const HOLD_INSERTS: &str = "\
+const HOLD_INSERT: &str = "\
     CREATE FUNCTION hold_insert() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
       PERFORM pg_advisory_xact_lock(1);
       RETURN NEW;
-    END $$;
+    END $$";
+
+const HOLD_LATE_INSERTS: &str = "\
     CREATE TRIGGER hold_insert BEFORE INSERT ON durable_state
       FOR EACH ROW WHEN (NEW.revision > 1) EXECUTE FUNCTION hold_insert()";
+
+/// Our sessions name themselves.
+const HOLD_OUR_INSERTS: &str = "\
+    CREATE TRIGGER hold_insert BEFORE INSERT ON durable_state
+      FOR EACH ROW WHEN (current_setting('application_name') = 'user-state')
+      EXECUTE FUNCTION hold_insert()";
 
 const LOCK: &str = "SELECT pg_advisory_lock(1)";
 
@@ -69,7 +77,23 @@ impl Database {
     /// # Cancel safety
     /// A dropped future can leave the trigger, which holds up nothing then.
     pub async fn hold_late_inserts(&self) -> Result<HeldInserts, AnyError> {
-        self.execute(HOLD_INSERTS).await?;
+        self.hold_inserts(HOLD_LATE_INSERTS).await
+    }
+
+    /// Holds up every `INSERT` of our stores, from now on and until it is let go.
+    ///
+    /// # Errors
+    /// Where the database refuses.
+    ///
+    /// # Cancel safety
+    /// A dropped future can leave the trigger, which holds up nothing then.
+    pub async fn hold_our_inserts(&self) -> Result<HeldInserts, AnyError> {
+        self.hold_inserts(HOLD_OUR_INSERTS).await
+    }
+
+    async fn hold_inserts(&self, trigger: &str) -> Result<HeldInserts, AnyError> {
+        self.execute(HOLD_INSERT).await?;
+        self.execute(trigger).await?;
         let mut holder = self.connection().await?;
         holder.execute(LOCK).await?;
         Ok(HeldInserts { holder })
@@ -115,7 +139,7 @@ impl fmt::Debug for Deletions {
     }
 }
 
-/// Inserts of rows above revision 1 wait while this is there.
+/// Some inserts wait while this is there.
 #[derive(Debug)]
 pub struct HeldInserts {
     holder: PgConnection,

@@ -2,8 +2,14 @@
 //!
 //! How to add a scenario is told at the front of the crate.
 
+mod contention;
+mod creating;
+mod cutting;
 mod deleting;
+mod feeds;
 mod hazards;
+mod history;
+mod paging;
 mod turns;
 mod user;
 mod zones;
@@ -17,5 +23,10 @@ pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
         ("live::deleting", deleting::cases()),
         ("live::hazards", hazards::cases()),
         ("live::zones", zones::cases()),
+        ("live::creating", creating::cases()),
+        ("live::contention", contention::cases()),
+        ("live::cutting", cutting::cases()),
+        ("live::feeds", feeds::cases()),
+        ("live::paging", paging::cases()),
     ]
 }

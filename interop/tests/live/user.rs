@@ -13,7 +13,7 @@ use user_state_store::{PersistenceId, StoreError, StoredState};
 pub(crate) const NOTHING: u64 = 0;
 
 /// The class of the exception that tells of an actor started anew after a refused write.
-const RESTARTED: &str = "com.example.interop.live.ActorRestarted";
+pub(crate) const RESTARTED: &str = "com.example.interop.live.ActorRestarted";
 
 /// This many seconds after the start of 2026.
 pub(crate) fn second(seconds: i64) -> DateTime<Utc> {

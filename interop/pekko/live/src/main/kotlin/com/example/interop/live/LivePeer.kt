@@ -53,6 +53,7 @@ private class Live {
             check(query.opened().feeds.putIfAbsent(feed, query.store().changes(query)) == null) {
                 "there is a feed $feed already"
             }
+            null
         },
         "changes-take" to { order -> order.feed().take(order["millis_max"].longValue()) },
         "changes-stop" to { order -> order.feed().stop().thenApply { null } },
