@@ -196,8 +196,12 @@ impl Rest<'_> {
     }
 
     fn two_digits(&mut self) -> Option<u32> {
-        let tens = self.digit()?;
-        Some(u32::from(tens * 10 + self.digit()?))
+        let ([tens, ones], behind) = self.0.split_first_chunk()?;
+        if !(tens.is_ascii_digit() && ones.is_ascii_digit()) {
+            return None;
+        }
+        self.0 = behind;
+        Some(u32::from((tens - b'0') * 10 + (ones - b'0')))
     }
 
     fn fraction(&mut self) -> Option<u32> {

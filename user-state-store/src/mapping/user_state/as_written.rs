@@ -62,7 +62,10 @@ impl<'a> Rest<'a> {
         if self.skip("null").is_some() {
             return Some(StoredTime::Absent);
         }
-        match local_date_time::parse(self.text()?) {
+        // No time has a quote or an escape in it.
+        let (text, behind) = self.0.strip_prefix('"')?.split_once('"')?;
+        self.0 = behind;
+        match local_date_time::parse(text) {
             Ok(local) => Some(StoredTime::Local(local)),
             Err(Unreadable::OutOfRange) => Some(StoredTime::OutOfRange),
             Err(Unreadable::Malformed) => None,
