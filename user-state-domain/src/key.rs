@@ -95,11 +95,15 @@ impl MallId {
     /// # Errors
     /// Where the text is empty or has a character it must not have.
     pub fn new(id: &str) -> Result<Self, InvalidKey> {
+        Self::check(id)?;
+        Ok(Self(id.into()))
+    }
+
+    fn check(id: &str) -> Result<(), InvalidKey> {
         if id.is_empty() {
             return Err(InvalidKey::EmptyMallId);
         }
-        refuse("mall id", id, |character| character == '-')?;
-        Ok(Self(id.into()))
+        refuse("mall id", id, |character| character == '-')
     }
 
     /// The id as text.
@@ -114,11 +118,15 @@ impl UserId {
     /// # Errors
     /// Where the text is empty or has a character it must not have.
     pub fn new(id: &str) -> Result<Self, InvalidKey> {
+        Self::check(id)?;
+        Ok(Self(id.into()))
+    }
+
+    fn check(id: &str) -> Result<(), InvalidKey> {
         if id.is_empty() {
             return Err(InvalidKey::EmptyUserId);
         }
-        refuse("user id", id, |_| false)?;
-        Ok(Self(id.into()))
+        refuse("user id", id, |_| false)
     }
 
     /// The id as text.
@@ -133,11 +141,27 @@ impl UserKey {
     /// # Errors
     /// Where the whole is longer than 255 characters.
     pub fn new(mall_id: MallId, user_id: UserId) -> Result<Self, InvalidKey> {
-        let characters = mall_id.0.chars().count() + 1 + user_id.0.chars().count();
-        if characters > KEY_CHARACTERS_MAX {
-            return Err(InvalidKey::TooLong { characters });
-        }
+        check_length(&mall_id.0, &user_id.0)?;
         Ok(Self { mall_id, user_id })
+    }
+
+    /// The mall's and the user's id in the text of a key: all that parsing checks, without a copy.
+    ///
+    /// ```
+    /// use user_state_domain::UserKey;
+    ///
+    /// assert_eq!(UserKey::split("mall1-user-7")?, ("mall1", "user-7"));
+    /// # Ok::<(), user_state_domain::InvalidKey>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Where the text is no key.
+    pub fn split(text: &str) -> Result<(&str, &str), InvalidKey> {
+        let (mall_id, user_id) = text.split_once('-').ok_or(InvalidKey::NoSeparator)?;
+        MallId::check(mall_id)?;
+        UserId::check(user_id)?;
+        check_length(mall_id, user_id)?;
+        Ok((mall_id, user_id))
     }
 
     /// The mall.
@@ -155,8 +179,11 @@ impl FromStr for UserKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        let (mall_id, user_id) = text.split_once('-').ok_or(InvalidKey::NoSeparator)?;
-        Self::new(MallId::new(mall_id)?, UserId::new(user_id)?)
+        let (mall_id, user_id) = Self::split(text)?;
+        Ok(Self {
+            mall_id: MallId(mall_id.into()),
+            user_id: UserId(user_id.into()),
+        })
     }
 }
 
@@ -164,6 +191,18 @@ impl fmt::Display for UserKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}-{}", self.mall_id.0, self.user_id.0)
     }
+}
+
+fn check_length(mall_id: &str, user_id: &str) -> Result<(), InvalidKey> {
+    // No text has more characters than bytes.
+    if mall_id.len() + 1 + user_id.len() <= KEY_CHARACTERS_MAX {
+        return Ok(());
+    }
+    let characters = mall_id.chars().count() + 1 + user_id.chars().count();
+    if characters > KEY_CHARACTERS_MAX {
+        return Err(InvalidKey::TooLong { characters });
+    }
+    Ok(())
 }
 
 fn refuse(

@@ -65,16 +65,23 @@ impl From<Vec<ProductId>> for RecentProducts {
 impl FromIterator<ProductId> for RecentProducts {
     fn from_iter<I: IntoIterator<Item = ProductId>>(products: I) -> Self {
         let mut kept = Self::default();
+        kept.extend(products);
+        kept
+    }
+}
+
+/// Behind those there are, products that are new, while there is room.
+impl Extend<ProductId> for RecentProducts {
+    fn extend<I: IntoIterator<Item = ProductId>>(&mut self, products: I) {
         for product in products {
-            if kept.iter().any(|known| *known == product) {
+            if self.iter().any(|known| *known == product) {
                 continue;
             }
-            let Some(free) = kept.0.iter_mut().find(|slot| slot.is_none()) else {
+            let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) else {
                 break;
             };
             *free = Some(product);
         }
-        kept
     }
 }
 

@@ -166,14 +166,42 @@ mod tests {
         }
     }
 
+    /// Gzip of so many times 1 MiB of zeroes. Behind the first, the compressed form of each is the same, so that two are
+    /// compressed and the second is repeated.
+    fn bomb(mebibytes: u32) -> Vec<u8> {
+        let zeroes = vec![0; 1024 * 1024];
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+        let mut ends = [0; 2];
+        let mut checksum = flate2::Crc::new();
+        for end in &mut ends {
+            encoder.write_all(&zeroes).unwrap();
+            // What is compressed so far then ends with a whole byte.
+            encoder.flush().unwrap();
+            *end = encoder.get_ref().len();
+            checksum.update(&zeroes);
+        }
+        let [first, second] = ends;
+        let mut bomb = encoder.get_ref()[..second].to_vec();
+        for _ in 2..mebibytes {
+            bomb.extend_from_within(first..second);
+            checksum.update(&zeroes);
+        }
+        // The last block, an empty one, and the end of the file (RFC 1951 3.2.6, RFC 1952 2.3.1).
+        bomb.extend([0x03, 0x00]);
+        bomb.extend(checksum.sum().to_le_bytes());
+        bomb.extend(checksum.amount().to_le_bytes());
+        bomb
+    }
+
+    #[test]
+    fn a_bomb_unpacks_to_what_it_claims_where_the_limit_allows_it() {
+        let plain = decompress(&bomb(3), 3 * LIMIT).unwrap().into_owned();
+        assert!(plain == vec![0; 3 * LIMIT]);
+    }
+
     #[test]
     fn a_bomb_is_unpacked_to_the_limit_and_no_further() {
-        let mut bomb = GzEncoder::new(Vec::new(), flate2::Compression::best());
-        let zeroes = vec![0; 1024 * 1024];
-        for _ in 0..64 {
-            bomb.write_all(&zeroes).unwrap();
-        }
-        let bomb = bomb.finish().unwrap();
+        let bomb = bomb(64);
         assert!(bomb.len() < 100_000);
         // Damage behind the limit shows that nothing behind it is looked at.
         let cut = &bomb[..bomb.len() / 2];

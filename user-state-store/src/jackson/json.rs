@@ -29,13 +29,37 @@ where
         .map_err(|_| EncodeError::Serialize)
 }
 
+/// Appends a text as JSON. Nothing has to be escaped in most, and those are copied.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_text(bytes: &mut Vec<u8>, text: &str) -> Result<(), EncodeError> {
+    if !text.bytes().all(stands_for_itself) {
+        return write(bytes, text);
+    }
+    bytes.push(b'"');
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.push(b'"');
+    Ok(())
+}
+
+/// Whether a byte of UTF-8 is written as it is.
+pub(crate) fn stands_for_itself(byte: u8) -> bool {
+    (b' '..FOUR_BYTE_LEAD).contains(&byte) && byte != b'"' && byte != b'\\'
+}
+
 /// Reads a value from JSON.
 ///
 /// # Errors
 /// [`DecodeError::Malformed`], with what `serde_json` says reduced to a category and a place: its messages quote
 /// values.
 pub(crate) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, DecodeError> {
-    serde_json::from_slice(json).map_err(|error| DecodeError::Malformed {
+    // Of a text that is checked as a whole, `serde_json` does not check every string again.
+    let value = match str::from_utf8(json) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(json),
+    };
+    value.map_err(|error| DecodeError::Malformed {
         problem: match error.classify() {
             Category::Eof => "the text ends too early",
             Category::Data => "a value is not of the form its field has",
@@ -167,7 +191,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_character_is_copied_only_where_it_would_be_written_as_it_is() {
+        for character in '\0'..=char::MAX {
+            let text = character.encode_utf8(&mut [0; 4]).to_owned();
+            let mut bytes = Vec::new();
+            write_text(&mut bytes, &text).unwrap();
+            assert_eq!(bytes, written(&text).as_bytes(), "{character:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_text_is_written_the_same_whether_it_is_copied_or_escaped(text in any::<String>()) {
+            let mut bytes = Vec::new();
+            write_text(&mut bytes, &text).unwrap();
+            prop_assert_eq!(String::from_utf8(bytes).unwrap(), written(&text));
+        }
+
+        // Of bytes that are text throughout nothing is checked twice; both readers have to say the same of them.
+        #[test]
+        fn what_is_read_does_not_depend_on_where_the_text_was_checked(
+            text in prop_oneof![any::<String>(), "[\\[\\]{}:,\"\\\\u0-9a-f \n가😀]{0,24}"],
+        ) {
+            let quoted = format!("\"{text}\"");
+            for json in [text.as_str(), &quoted] {
+                let of_text: serde_json::Result<serde_json::Value> = serde_json::from_str(json);
+                let of_bytes: serde_json::Result<serde_json::Value> = serde_json::from_slice(json.as_bytes());
+                match (of_text, of_bytes) {
+                    (Ok(of_text), Ok(of_bytes)) => prop_assert_eq!(of_text, of_bytes),
+                    (Err(of_text), Err(of_bytes)) => prop_assert_eq!(of_text.to_string(), of_bytes.to_string()),
+                    _ => prop_assert!(false, "one of them refuses the text"),
+                }
+            }
+        }
+
         #[test]
         fn any_text_reads_back_the_same_and_has_no_character_outside_the_basic_plane(
             text in any::<String>(),

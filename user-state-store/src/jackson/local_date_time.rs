@@ -37,34 +37,42 @@ pub(crate) enum Unreadable {
 
 /// Appends the text of a time. A leap-second fraction counts as the end of its second.
 pub(crate) fn write(bytes: &mut Vec<u8>, time: NaiveDateTime) {
-    let year = time.year();
-    if year < 0 {
-        bytes.push(b'-');
-    } else if year > 9_999 {
-        bytes.push(b'+');
-    }
-    write_padded(bytes, year.unsigned_abs(), 4);
-    for (separator, number) in [
-        (b'-', time.month()),
-        (b'-', time.day()),
-        (b'T', time.hour()),
-        (b':', time.minute()),
-        (b':', time.second()),
-    ] {
-        bytes.push(separator);
-        write_padded(bytes, number, 2);
-    }
+    write_year(bytes, time.year());
+    let [month_tens, month] = two_digits(time.month());
+    let [day_tens, day] = two_digits(time.day());
+    let [hour_tens, hour] = two_digits(time.hour());
+    let [minute_tens, minute] = two_digits(time.minute());
+    let [second_tens, second] = two_digits(time.second());
+    bytes.extend_from_slice(&[
+        b'-',
+        month_tens,
+        month,
+        b'-',
+        day_tens,
+        day, // the date
+        b'T',
+        hour_tens,
+        hour,
+        b':',
+        minute_tens,
+        minute,
+        b':',
+        second_tens,
+        second,
+    ]);
     let mut fraction = time.nanosecond().min(NANOSECOND_LAST);
     if fraction == 0 {
         return;
     }
-    let mut digits = 9;
-    while fraction.is_multiple_of(10) {
-        fraction /= 10;
-        digits -= 1;
-    }
     bytes.push(b'.');
-    write_padded(bytes, fraction, digits);
+    let mut digits = [0; 9];
+    for place in digits.iter_mut().rev() {
+        *place = digit(fraction);
+        fraction /= 10;
+    }
+    let zeroes = digits.iter().rev().take_while(|digit| **digit == b'0');
+    let used = digits.len() - zeroes.count();
+    bytes.extend_from_slice(digits.get(..used).unwrap_or(&digits));
 }
 
 /// The time that a text stands for.
@@ -117,17 +125,16 @@ struct Fields {
 
 impl Fields {
     fn resolve(&self) -> Result<NaiveDateTime, Unreadable> {
-        // The calendar repeats every 400 years, so whether the day exists shows in a year near 2000 too.
-        let in_any_year = i32::try_from(2000 + self.year.rem_euclid(400))
-            .ok()
-            .and_then(|year| self.in_year(year));
-        if in_any_year.is_none() {
-            return Err(Unreadable::Malformed);
+        let year = i32::try_from(self.year).ok();
+        if let Some(time) = year.and_then(|year| self.in_year(year)) {
+            return Ok(time);
         }
-        i32::try_from(self.year)
-            .ok()
-            .and_then(|year| self.in_year(year))
-            .ok_or(Unreadable::OutOfRange)
+        // The calendar repeats every 400 years, so whether the day exists shows in a year near 2000 too.
+        let near = i32::try_from(2000 + self.year.rem_euclid(400)).ok();
+        Err(match near.and_then(|year| self.in_year(year)) {
+            Some(_) => Unreadable::OutOfRange,
+            None => Unreadable::Malformed,
+        })
     }
 
     fn in_year(&self, year: i32) -> Option<NaiveDateTime> {
@@ -146,18 +153,18 @@ struct Rest<'a>(&'a [u8]);
 impl Rest<'_> {
     fn date_time(&mut self) -> Option<Fields> {
         let year = self.year()?;
-        self.one_of(b"-")?;
+        self.one(b'-')?;
         let month = self.two_digits()?;
-        self.one_of(b"-")?;
+        self.one(b'-')?;
         let day = self.two_digits()?;
-        self.one_of(b"Tt")?;
+        self.next_if(|byte| matches!(byte, b'T' | b't'))?;
         let hour = self.two_digits()?;
-        self.one_of(b":")?;
+        self.one(b':')?;
         let minute = self.two_digits()?;
         let (mut second, mut nanosecond) = (0, 0);
-        if self.one_of(b":").is_some() {
+        if self.one(b':').is_some() {
             second = self.two_digits()?;
-            if self.one_of(b".").is_some() {
+            if self.one(b'.').is_some() {
                 nanosecond = self.fraction()?;
             }
         }
@@ -175,22 +182,26 @@ impl Rest<'_> {
     /// A year as Java's `SignStyle.EXCEEDS_PAD` reads it: `+` where, and only where, there are more than four
     /// digits; `-` with any number of them, but no minus zero.
     fn year(&mut self) -> Option<i64> {
-        let sign = self.one_of(b"+-");
-        let (digits, year) = self.digits(YEAR_DIGITS_MAX);
-        let allowed = match sign {
-            Some(b'-') => digits >= YEAR_DIGITS_UNSIGNED && year != 0,
-            Some(_) => digits > YEAR_DIGITS_UNSIGNED,
-            None => digits == YEAR_DIGITS_UNSIGNED,
+        let Some(sign) = self.next_if(|byte| matches!(byte, b'+' | b'-')) else {
+            let century = self.two_digits()?;
+            return Some(i64::from(century * 100 + self.two_digits()?));
         };
-        let year = i64::try_from(year).ok().filter(|_| allowed)?;
-        Some(if sign == Some(b'-') { -year } else { year })
+        let (digits, year) = self.digits(YEAR_DIGITS_MAX);
+        let year = i64::try_from(year).ok()?;
+        if sign == b'-' {
+            (digits >= YEAR_DIGITS_UNSIGNED && year != 0).then_some(-year)
+        } else {
+            (digits > YEAR_DIGITS_UNSIGNED).then_some(year)
+        }
     }
 
     fn two_digits(&mut self) -> Option<u32> {
-        match self.digits(2) {
-            (2, number) => u32::try_from(number).ok(),
-            _ => None,
+        let ([tens, ones], behind) = self.0.split_first_chunk()?;
+        if !(tens.is_ascii_digit() && ones.is_ascii_digit()) {
+            return None;
         }
+        self.0 = behind;
+        Some(u32::from((tens - b'0') * 10 + (ones - b'0')))
     }
 
     fn fraction(&mut self) -> Option<u32> {
@@ -205,17 +216,27 @@ impl Rest<'_> {
     fn digits(&mut self, digits_max: usize) -> (usize, u64) {
         let mut number = 0;
         for count in 0..digits_max {
-            let Some(digit) = self.one_of(b"0123456789") else {
+            let Some(digit) = self.digit() else {
                 return (count, number);
             };
-            number = number * 10 + u64::from(digit - b'0');
+            number = number * 10 + u64::from(digit);
         }
         (digits_max, number)
     }
 
-    fn one_of(&mut self, allowed: &[u8]) -> Option<u8> {
+    fn digit(&mut self) -> Option<u8> {
+        let digit = self.next_if(|byte| byte.is_ascii_digit())?;
+        Some(digit - b'0')
+    }
+
+    fn one(&mut self, expected: u8) -> Option<u8> {
+        self.next_if(|byte| byte == expected)
+    }
+
+    /// The next byte, where it is one of those wanted; else nothing is taken.
+    fn next_if(&mut self, wanted: impl Fn(u8) -> bool) -> Option<u8> {
         let (first, behind) = self.0.split_first()?;
-        if !allowed.contains(first) {
+        if !wanted(*first) {
             return None;
         }
         self.0 = behind;
@@ -223,13 +244,30 @@ impl Rest<'_> {
     }
 }
 
-/// Appends a number in decimal with at least this many digits.
-fn write_padded(bytes: &mut Vec<u8>, number: u32, digits_min: u32) {
-    let digits = digits_min.max(number.checked_ilog10().unwrap_or(0) + 1);
-    for position in (0..digits).rev() {
-        let digit = number / 10_u32.pow(position) % 10;
-        bytes.push(u8::try_from(digit).map_or(b'0', |digit| b'0' + digit));
+fn write_year(bytes: &mut Vec<u8>, year: i32) {
+    let number = year.unsigned_abs();
+    if year < 0 {
+        bytes.push(b'-');
+    } else if year > 9_999 {
+        bytes.push(b'+');
     }
+    if number > 9_999 {
+        bytes.extend_from_slice(number.to_string().as_bytes());
+        return;
+    }
+    let [thousands, hundreds] = two_digits(number / 100);
+    let [tens, ones] = two_digits(number);
+    bytes.extend_from_slice(&[thousands, hundreds, tens, ones]);
+}
+
+/// The last two digits of a number.
+fn two_digits(number: u32) -> [u8; 2] {
+    [digit(number / 10), digit(number)]
+}
+
+/// The last digit of a number.
+fn digit(number: u32) -> u8 {
+    u8::try_from(number % 10).map_or(b'0', |digit| b'0' + digit)
 }
 
 #[cfg(test)]
@@ -277,6 +315,21 @@ mod tests {
         ];
         for (time, expected) in cases {
             assert_eq!(written(time), expected);
+        }
+    }
+
+    #[test]
+    fn every_year_has_its_sign_and_at_least_four_digits_and_reads_back() {
+        for year in NaiveDate::MIN.year()..=NaiveDate::MAX.year() {
+            let sign = if year > 9_999 { "+" } else { "" };
+            let width = if year < 0 { 5 } else { 4 };
+            let expected = format!("{sign}{year:0width$}-12-31T00:00:00");
+            let Some(day) = NaiveDate::from_ymd_opt(year, 12, 31) else {
+                continue;
+            };
+            let time = day.and_time(chrono::NaiveTime::MIN);
+            assert_eq!(written(time), expected);
+            assert_eq!(parse(&expected), Ok(time));
         }
     }
 

@@ -7,12 +7,13 @@ use chrono_tz::Tz;
 use user_state_domain::{UserKey, UserState};
 
 use crate::error::{DecodeError, EncodeError};
-use crate::jackson::{Compression, Jackson, JacksonMigration, PayloadFormat};
+use crate::jackson::{Compression, Jackson, JacksonMigration, PayloadFormat, Plain};
 use crate::mapping::{StateMapping, zone};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::tags::Tags;
 
+mod as_written;
 mod document;
 mod written;
 
@@ -179,15 +180,13 @@ impl StateMapping<UserState> for UserStateMapping {
         persistence_id: &PersistenceId,
         state: &UserState,
     ) -> Result<Payload, EncodeError> {
-        let key: UserKey =
-            persistence_id
-                .entity_id()
-                .parse()
-                .map_err(|_| EncodeError::ForeignPersistenceId {
-                    expected: "mallId-userId, with or without an entity type before it",
-                })?;
+        let key = UserKey::split(persistence_id.entity_id());
+        let (mall_id, user_id) = key.map_err(|_| EncodeError::ForeignPersistenceId {
+            expected: "mallId-userId, with or without an entity type before it",
+        })?;
         let written = Written {
-            key: &key,
+            mall_id,
+            user_id,
             state,
             zone: self.zone,
         };
@@ -203,7 +202,14 @@ impl StateMapping<UserState> for UserStateMapping {
         payload: &Payload,
     ) -> Result<UserState, DecodeError> {
         let plain = self.jackson.open(payload)?;
-        let stored: Document<'_> = plain.read_object()?;
+        let as_written = match &plain {
+            Plain::Json(json) => as_written::read(json),
+            Plain::Cbor(_) | Plain::Tree(_) => None,
+        };
+        let stored: Document<'_> = match as_written {
+            Some(stored) => stored,
+            None => plain.read_object()?,
+        };
         if !stored.is_of(persistence_id) {
             tracing::warn!(
                 persistence_id = %Shortened(persistence_id.as_str()),

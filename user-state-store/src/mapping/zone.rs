@@ -14,11 +14,25 @@ const NANOSECOND_LAST: u32 = 999_999_999;
 pub(super) fn local(zone: Tz, at: DateTime<Utc>) -> Option<NaiveDateTime> {
     let utc = at.naive_utc();
     let utc = utc.with_nanosecond(utc.nanosecond().min(NANOSECOND_LAST))?;
+    if zone == Tz::UTC {
+        return Some(utc);
+    }
+    local_by_rules(zone, utc)
+}
+
+fn local_by_rules(zone: Tz, utc: NaiveDateTime) -> Option<NaiveDateTime> {
     utc.checked_add_offset(zone.offset_from_utc_datetime(&utc).fix())
 }
 
 /// The instant of a local time; `None` beyond the times chrono can hold.
 pub(super) fn instant(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+    if zone == Tz::UTC {
+        return Some(local.and_utc());
+    }
+    instant_by_rules(zone, local)
+}
+
+fn instant_by_rules(zone: Tz, local: NaiveDateTime) -> Option<DateTime<Utc>> {
     let offset = match zone.offset_from_local_datetime(&local) {
         chrono::MappedLocalTime::Single(offset) | chrono::MappedLocalTime::Ambiguous(offset, _) => {
             offset.fix()
@@ -173,6 +187,17 @@ mod tests {
                 chrono::MappedLocalTime::None => prop_assert!(false, "an instant's local time exists"),
             }
             prop_assert_eq!(local(zone, back), Some(local_time), "the stored text stays the same");
+        }
+
+        #[test]
+        fn utc_is_what_its_rules_say(
+            seconds in NaiveDateTime::MIN.and_utc().timestamp()..=NaiveDateTime::MAX.and_utc().timestamp(),
+            nanosecond in 0..1_000_000_000_u32,
+        ) {
+            let at = DateTime::from_timestamp(seconds, nanosecond).unwrap();
+            let time = at.naive_utc();
+            prop_assert_eq!(local(Tz::UTC, at), local_by_rules(Tz::UTC, time));
+            prop_assert_eq!(instant(Tz::UTC, time), instant_by_rules(Tz::UTC, time));
         }
 
         #[test]

@@ -6,20 +6,20 @@ use std::fmt;
 use chrono::NaiveDateTime;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use user_state_domain::{ProductId, RECENT_PRODUCTS_MAX, RecentProducts, UserKey};
+use user_state_domain::{RECENT_PRODUCTS_MAX, RecentProducts, UserKey};
 
 use crate::jackson::local_date_time::{self, Unreadable};
 use crate::persistence_id::PersistenceId;
 
 /// The fields, absent ones as their defaults. Times stay local until the zone is applied, so that an error can name
 /// the field.
-#[derive(Default, Deserialize)]
+#[derive(PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Document<'a> {
     #[serde(borrow)]
-    mall_id: Option<Text<'a>>,
+    pub(super) mall_id: Option<Text<'a>>,
     #[serde(borrow)]
-    user_id: Option<Text<'a>>,
+    pub(super) user_id: Option<Text<'a>>,
     pub(super) last_login: StoredTime,
     pub(super) last_cart_used_time: StoredTime,
     pub(super) recent_products: Option<FirstProducts>,
@@ -33,18 +33,23 @@ impl Document<'_> {
         let (Some(Text(mall_id)), Some(Text(user_id))) = (&self.mall_id, &self.user_id) else {
             return false;
         };
-        let key = persistence_id.entity_id().parse::<UserKey>();
-        key.is_ok_and(|key| key.mall_id().as_str() == mall_id && key.user_id().as_str() == user_id)
+        UserKey::split(persistence_id.entity_id()) == Ok((mall_id, user_id))
     }
 }
 
 /// A text, borrowed from the payload where it stands there in one piece.
-#[derive(Deserialize)]
+#[derive(PartialEq, Deserialize)]
 #[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
 
 /// A time as it is stored.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, PartialEq, Default)]
 pub(super) enum StoredTime {
     /// Null, or not there.
     #[default]
@@ -111,8 +116,14 @@ impl<'de> Deserialize<'de> for StoredTime {
 }
 
 /// The first distinct products of a list; the rest is skipped without being kept.
-#[derive(Default)]
+#[derive(PartialEq, Default)]
 pub(super) struct FirstProducts(RecentProducts);
+
+impl From<RecentProducts> for FirstProducts {
+    fn from(products: RecentProducts) -> Self {
+        Self(products)
+    }
+}
 
 impl From<FirstProducts> for RecentProducts {
     fn from(FirstProducts(products): FirstProducts) -> Self {
@@ -132,17 +143,15 @@ impl<'de> Deserialize<'de> for FirstProducts {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<FirstProducts, A::Error> {
-                let mut products: Vec<ProductId> = Vec::with_capacity(RECENT_PRODUCTS_MAX);
+                let mut products = RecentProducts::default();
                 while products.len() < RECENT_PRODUCTS_MAX {
                     let Some(product) = list.next_element()? else {
                         break;
                     };
-                    if !products.contains(&product) {
-                        products.push(product);
-                    }
+                    products.extend([product]);
                 }
                 while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(FirstProducts(products.into()))
+                Ok(FirstProducts(products))
             }
         }
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
-use user_state_domain::{UserKey, UserState};
+use user_state_domain::UserState;
 
 use crate::error::EncodeError;
 use crate::jackson::{cbor, json, local_date_time};
@@ -16,7 +16,8 @@ const PRODUCT_FRAME_BYTES: usize = 3;
 
 /// A state on its way into a payload.
 pub(super) struct Written<'a> {
-    pub(super) key: &'a UserKey,
+    pub(super) mall_id: &'a str,
+    pub(super) user_id: &'a str,
     pub(super) state: &'a UserState,
     /// The zone that times are local to.
     pub(super) zone: Tz,
@@ -29,9 +30,9 @@ impl Written<'_> {
         let state = self.state;
         let mut json = Vec::with_capacity(self.capacity());
         json.extend_from_slice(b"{\"mallId\":");
-        json::write(&mut json, self.key.mall_id().as_str())?;
+        json::write_text(&mut json, self.mall_id)?;
         json.extend_from_slice(b",\"userId\":");
-        json::write(&mut json, self.key.user_id().as_str())?;
+        json::write_text(&mut json, self.user_id)?;
         json.extend_from_slice(b",\"lastLogin\":");
         self.json_time(&mut json, "lastLogin", state.last_login)?;
         json.extend_from_slice(b",\"lastCartUsedTime\":");
@@ -41,10 +42,14 @@ impl Written<'_> {
             if index > 0 {
                 json.push(b',');
             }
-            json::write(&mut json, product.as_str())?;
+            json::write_text(&mut json, product.as_str())?;
         }
         json.extend_from_slice(b"],\"marketingOptIn\":");
-        json::write(&mut json, &state.marketing_opt_in)?;
+        json.extend_from_slice(if state.marketing_opt_in {
+            b"true"
+        } else {
+            b"false"
+        });
         json.extend_from_slice(b",\"lastEventTime\":");
         self.json_time(&mut json, "lastEventTime", state.last_event_at)?;
         json.push(b'}');
@@ -75,9 +80,9 @@ impl Written<'_> {
         let mut cbor = Vec::with_capacity(self.capacity());
         cbor.push(cbor::MAP_START);
         cbor::write_text(&mut cbor, "mallId");
-        cbor::write_text(&mut cbor, self.key.mall_id().as_str());
+        cbor::write_text(&mut cbor, self.mall_id);
         cbor::write_text(&mut cbor, "userId");
-        cbor::write_text(&mut cbor, self.key.user_id().as_str());
+        cbor::write_text(&mut cbor, self.user_id);
         self.cbor_time(&mut cbor, "lastLogin", state.last_login)?;
         self.cbor_time(&mut cbor, "lastCartUsedTime", state.last_cart_used)?;
         cbor::write_text(&mut cbor, "recentProducts");
@@ -119,8 +124,8 @@ impl Written<'_> {
         let products = self.state.recent_products.iter();
         let products = products.map(|product| product.as_str().len() + PRODUCT_FRAME_BYTES);
         FRAME_BYTES
-            + self.key.mall_id().as_str().len()
-            + self.key.user_id().as_str().len()
+            + self.mall_id.len()
+            + self.user_id.len()
             + 3 * local_date_time::CHARACTERS_MAX
             + products.sum::<usize>()
     }
