@@ -36,6 +36,7 @@
 //! let create = Write {
 //!     persistence_id: user.clone(),
 //!     expected: Revision::NONE,
+//!     expected_at: None,
 //!     change: Change::Put {
 //!         revision: Revision::FIRST,
 //!         payload: mapping.encode(&user, &login)?,

@@ -295,6 +295,7 @@ async fn a_row_that_cannot_be_read_is_told_and_left_as_it_is() -> TestResult {
     let write = Write {
         persistence_id: persistence_id.clone(),
         expected: Revision::NONE,
+        expected_at: None,
         change: Change::Put {
             revision: Revision::FIRST,
             payload: payload.clone(),
@@ -332,6 +333,7 @@ async fn a_deleted_state_loads_as_the_default_one_at_its_revision() -> TestResul
     let mark = Write {
         persistence_id: PersistenceId::unique(USER)?,
         expected: Revision::FIRST,
+        expected_at: None,
         change: Change::Mark,
     };
     let outcomes = store.write(&WriteBatch::new(vec![mark])?).await;
