@@ -178,6 +178,32 @@ async fn a_row_that_went_on_without_us_leaves_the_write_unknown() -> TestResult 
 }
 
 #[tokio::test]
+async fn a_row_that_was_made_again_at_the_expected_revision_leaves_the_write_unknown() -> TestResult
+{
+    for fault in [Fault::LostBefore, Fault::LostAfter] {
+        for change in [put("user", 1, "ours")?.change, Change::Mark, Change::Erase] {
+            let (_directory, store) = open().await?;
+            apply(&store, put("user", 0, "old")?).await?;
+            let user = PersistenceId::unique("user")?;
+            let known = store.load(&[user]).await?.remove(0)?;
+            let write = Write {
+                expected_at: known.map(|row| row.db_timestamp),
+                ..with_change("user", 1, change)?
+            };
+            let mut lost = lose_one(&store, fault, write).await?;
+            if let Some((revision, _)) = text(&store, "user").await? {
+                apply(&store, with_change("user", revision, Change::Erase)?).await?;
+            }
+            apply(&store, put("user", 0, "again")?).await?;
+            let resolution = lost.attempt(&store, Writers::Shared).await;
+            assert_eq!(resolution, Resolution::Unknown, "{:?}", lost.write());
+            assert_eq!(text(&store, "user").await?, Some(row(1, "again")));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_open_session_keeps_a_write_unresolved_until_it_is_gone() -> TestResult {
     let (_directory, store) = open().await?;
     store.answer_fences(Fence::Open);
