@@ -24,6 +24,8 @@ use crate::handler::{self, Handled, Running};
 use crate::lifecycle::PassivationReason;
 use crate::pending::{Pending, Settled, Undo};
 use crate::request::{Answer, Request};
+use crate::row::Row;
+use crate::work::Loaded;
 
 mod flight;
 
@@ -34,8 +36,8 @@ pub(crate) struct Entity<A: Aggregate> {
     state: A,
     /// The revision of `state`.
     revision: Revision,
-    /// The revision that is known to be stored.
-    durable: Revision,
+    /// The row that is known to be stored.
+    durable: Row,
     /// The latest clock reading of an accepted message.
     touched: Moment,
     phase: Phase,
@@ -123,7 +125,7 @@ where
         Self {
             state: A::default(),
             revision: Revision::NONE,
-            durable: Revision::NONE,
+            durable: Row::NONE,
             touched,
             phase: Phase::Loading(Load::Recovery),
             work: None,
@@ -139,7 +141,7 @@ where
     }
 
     pub(crate) fn durable(&self) -> Revision {
-        self.durable
+        self.durable.revision()
     }
 
     /// Nothing to do and nothing to lose: it may leave at once.
@@ -153,7 +155,7 @@ where
             && self.work.as_ref().is_none_or(|work| {
                 work.waiting.is_empty()
                     && !work.is_blocked()
-                    && !is_uncut_creation(self.durable, self.revision, work)
+                    && !is_uncut_creation(self.durable(), self.revision, work)
             })
     }
 
@@ -210,7 +212,8 @@ where
             let Some(work) = self.work.as_deref_mut() else {
                 break;
             };
-            if work.is_blocked() || is_uncut_creation(self.durable, self.revision, work) {
+            if work.is_blocked() || is_uncut_creation(self.durable.revision(), self.revision, work)
+            {
                 break;
             }
             let Some(next) = work.waiting.front() else {
@@ -371,7 +374,7 @@ where
 
     /// The state is the durable one, and nothing is on its way to change that.
     fn is_clean(&self) -> bool {
-        self.revision == self.durable
+        self.revision == self.durable()
             && self
                 .work
                 .as_ref()
@@ -381,7 +384,10 @@ where
     /// There is a change that is not on its way to the database.
     fn is_dirty(&self) -> bool {
         let Some(work) = &self.work else { return false };
-        let written = work.flight.as_ref().map_or(self.durable, Flight::revision);
+        let written = work
+            .flight
+            .as_ref()
+            .map_or(self.durable(), Flight::revision);
         work.doom.is_none() && (work.deletion.is_some() || self.revision != written)
     }
 
@@ -406,20 +412,16 @@ where
     }
 
     /// The row was loaded, or could not be.
-    pub(crate) fn on_loaded(
-        &mut self,
-        loaded: Result<(A, Revision), Failure>,
-        driver: &Driver<'_, A>,
-    ) -> Moved<A> {
+    pub(crate) fn on_loaded(&mut self, loaded: Loaded<A>, driver: &Driver<'_, A>) -> Moved<A> {
         let Phase::Loading(load) = self.phase else {
             return Moved::Waits;
         };
         self.phase = Phase::Ready;
         match loaded {
-            Ok((state, revision)) => {
+            Ok((state, row)) => {
                 self.state = state;
-                self.revision = revision;
-                self.durable = revision;
+                self.revision = row.revision();
+                self.durable = row;
                 if load == Load::Confirmation
                     && let Some(confirmed) = self.next_waiting()
                 {
@@ -495,7 +497,7 @@ where
         work.queued = false;
         self.work = Some(work);
         // What is lost is no change: until the row is there, nothing of this state may be written.
-        self.revision = self.durable;
+        self.revision = self.durable();
         self.phase = Phase::Loading(Load::Reload);
         Moved::Loads
     }

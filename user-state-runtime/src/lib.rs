@@ -60,6 +60,7 @@ mod lifecycle;
 mod pending;
 mod policy;
 mod request;
+mod row;
 mod runtime;
 mod settings;
 mod shard;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use cqrs_es::Aggregate;
 use futures_util::FutureExt;
 use user_state_store::{
-    Cause, DecodeError, DurableStateStore, PersistenceId, Resolution, Revision, StateMapping,
-    StoreError, StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, WriteBatch,
-    WriteOutcome, Writers,
+    Cause, DecodeError, DurableStateStore, PersistenceId, Resolution, StateMapping, StoreError,
+    StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, WriteBatch, WriteOutcome, Writers,
 };
 
 use crate::error::Failure;
+use crate::row::Row;
 
 /// A finished piece of database work.
 pub(crate) enum Done<A> {
@@ -24,8 +24,8 @@ pub(crate) enum Done<A> {
     Resolved(Vec<(UnresolvedWrite, Resolution)>),
 }
 
-/// A state and its revision, or why there is none.
-pub(crate) type Loaded<A> = Result<(A, Revision), Failure>;
+/// A state and its row, or why there is none.
+pub(crate) type Loaded<A> = Result<(A, Row), Failure>;
 
 /// Loads and decodes the rows of these ids.
 pub(crate) async fn load<A: Aggregate + 'static>(
@@ -58,21 +58,23 @@ fn decode<A: Aggregate + 'static>(
 ) -> (PersistenceId, Loaded<A>) {
     let decoded = match row {
         Err(error) => Err(error),
-        Ok(None) => Ok((A::default(), Revision::NONE)),
+        Ok(None) => Ok((A::default(), Row::NONE)),
         Ok(Some(StoredState {
             revision,
+            db_timestamp,
             value: StoredValue::Deleted,
             ..
-        })) => Ok((A::default(), revision)),
+        })) => Ok((A::default(), Row::new(revision, Some(db_timestamp)))),
         Ok(Some(StoredState {
             revision,
+            db_timestamp,
             value: StoredValue::State(payload),
             ..
         })) => {
             let decoding = AssertUnwindSafe(|| mapping.decode(&id, &payload));
             std::panic::catch_unwind(decoding)
                 .unwrap_or(Err(DecodeError::Panicked))
-                .map(|state| (state, revision))
+                .map(|state| (state, Row::new(revision, Some(db_timestamp))))
                 .map_err(|reason| StoreError::Corrupt {
                     persistence_id: id.clone(),
                     serializer_id: payload.serializer_id,

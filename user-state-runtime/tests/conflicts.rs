@@ -7,6 +7,7 @@ mod support;
 
 use std::sync::Arc;
 
+use sqlx::Connection as _;
 use support::ledger::{Bank, Ledger, LedgerCommand, add, id, ledgers, sum};
 use support::{AnyError, Call, Database, TICK, TestResult, execute, is_open, read};
 use user_state_runtime::testkit::{FaultyStore, ManualTime, WriteFault};
@@ -179,6 +180,49 @@ async fn a_creation_that_lost_is_handled_again_on_the_winners_row() -> TestResul
     assert_eq!(behind.await?.get(), 3);
     assert_eq!(new.state().await?.state.recent, [500, 1, 2]);
     assert_eq!(rivals.database.revisions("Ledger|new").await?, [3]);
+    Ok(())
+}
+
+/// Removes the row and makes it again at its revision, as a writer does that counts from 1 again: with the state of another
+/// ledger.
+async fn make_again(rivals: &Rivals, revision: i64) -> TestResult {
+    let mut connection = rivals.database.connection().await?;
+    let mut transaction = connection.begin().await?;
+    for statement in [
+        "CREATE TEMPORARY TABLE removed ON COMMIT DROP AS
+         SELECT * FROM durable_state WHERE persistence_id = 'Ledger|l'",
+        "DELETE FROM durable_state WHERE persistence_id = 'Ledger|l'",
+        "INSERT INTO durable_state
+         SELECT r.slice, r.entity_type, r.persistence_id, r.revision, transaction_timestamp(),
+           o.state_ser_id, o.state_ser_manifest, o.state_payload, o.tags
+         FROM removed AS r
+         JOIN durable_state AS o ON o.persistence_id = 'Ledger|other'",
+    ] {
+        sqlx::query(statement).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    assert_eq!(rivals.database.revisions("Ledger|l").await?, [revision]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_removed_and_made_again_at_our_revision_is_not_overwritten()
+-> TestResult {
+    let rivals = Rivals::meet(ConflictPolicy::retry_once()).await?;
+    rivals.rival.entity(id("other")).execute(add(500)).await?;
+    let ledger = rivals.ledger();
+    // The row is known from its creation, from an update, and from a load.
+    for (revision, conflicts) in [(1, 1), (2, 2), (3, 3)] {
+        if revision == 3 {
+            ledger.passivate().await?;
+            ledger.state().await?;
+        }
+        make_again(&rivals, revision).await?;
+        assert_eq!(ledger.execute(add(revision)).await?.get(), revision + 1);
+        assert_eq!(rivals.runtime.stats().conflicts, conflicts);
+        let read = ledger.state_confirmed().await?;
+        assert_eq!(read.state.recent, [500, revision], "theirs, and ours on it");
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! **Problem.** An aggregate written for cqrs-es should be stored as its last state, without the runtime.
 //!
 //! **How.** When `commit` is called, the aggregate of the context has applied its events already; it is written as it is,
-//! by a compare-and-set on the revision it was loaded with.
+//! by a compare-and-set on the revision it was loaded with, and on the time of that row.
 //!
 //! **Guarantees.** Of two commits decided on the same state one gets `AggregateConflict`. A store's error stays
 //! downcastable: `AggregateError`'s boxed error is a [`StoreError`]. A lost answer is
@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use cqrs_es::{Aggregate, AggregateContext, AggregateError, EventEnvelope, EventStore};
 
 use crate::error::StoreError;
@@ -66,11 +67,12 @@ pub struct DurableStateEventStore<A> {
     writers: Writers,
 }
 
-/// A loaded aggregate, and the revision its commit has to follow; see [`DurableStateEventStore`]'s example.
+/// A loaded aggregate, and the row its commit has to follow; see [`DurableStateEventStore`]'s example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DurableStateContext<A> {
     persistence_id: PersistenceId,
     revision: Revision,
+    db_timestamp: Option<DateTime<Utc>>,
     aggregate: A,
 }
 
@@ -112,6 +114,7 @@ impl<A: 'static> DurableStateEventStore<A> {
             .load(std::slice::from_ref(&persistence_id))
             .await?;
         let row = loaded.into_iter().next().transpose()?.flatten();
+        let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
         let (revision, aggregate) = match row {
             None => (Revision::NONE, A::default()),
             Some(row) => match row.value {
@@ -131,6 +134,7 @@ impl<A: 'static> DurableStateEventStore<A> {
         Ok(DurableStateContext {
             persistence_id,
             revision,
+            db_timestamp,
             aggregate,
         })
     }
@@ -150,6 +154,7 @@ impl<A: 'static> DurableStateEventStore<A> {
         let write = Write {
             persistence_id: id.clone(),
             expected: context.revision,
+            expected_at: context.db_timestamp,
             change: Change::Put {
                 revision,
                 payload,

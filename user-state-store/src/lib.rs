@@ -36,6 +36,7 @@
 //! let create = Write {
 //!     persistence_id: user.clone(),
 //!     expected: Revision::NONE,
+//!     expected_at: None,
 //!     change: Change::Put {
 //!         revision: Revision::FIRST,
 //!         payload: mapping.encode(&user, &login)?,
@@ -80,7 +81,8 @@
 //! - **One outcome per write.** Applied, surely not applied, or unknown. A lost answer is never reported as a failure,
 //!   and one write's conflict or refusal leaves its neighbours in the batch alone.
 //! - **No lost update.** A write applies only at the revision it expects. Revisions are never reused, except across
-//!   [`Change::Erase`], which forgets them.
+//!   [`Change::Erase`], which forgets them; a write that also names the time of the row it knows
+//!   ([`Write::expected_at`]) is refused then.
 //! - **One row per id.** A creation never leaves a second row, whoever writes at the same time. Two rows that
 //!   somebody else left are an error that names both, never a guess.
 //! - **Acknowledged is durable.** The write-ahead log is flushed before a write is reported applied; a server that is set up

@@ -278,14 +278,21 @@ mod tests {
         let ids = format!("ARRAY[{}]", ids.join(","));
         let array = |kind: &str| format!("NULL::{kind}[]");
         let columns: Vec<String> = [
-            "bigint", "bigint", "int", "text", "bytea", "text", "boolean",
+            "bigint",
+            "timestamptz",
+            "bigint",
+            "int",
+            "text",
+            "bytea",
+            "text",
+            "boolean",
         ]
         .into_iter()
         .map(array)
         .collect();
         let columns = format!("{ids}, {}", columns.join(", "));
         let update = plan(&mut session, UPDATE_STATES.of(column), &columns).await?;
-        let erase = plan(&mut session, DELETE_STATES, &format!("{ids}, NULL")).await?;
+        let erase = plan(&mut session, DELETE_STATES, &format!("{ids}, NULL, NULL")).await?;
         let look = plan(&mut session, SELECT_OTHER_ROWS, &ids).await?;
         // A caller's pool has none of the store's settings.
         session

@@ -52,6 +52,7 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 /// let write = Write {
 ///     persistence_id: PersistenceId::unique("mall-user")?,
 ///     expected: Revision::NONE,
+///     expected_at: None,
 ///     change: Change::Put { revision: Revision::FIRST, payload, tags: Tags::NONE },
 /// };
 /// // The answer to this write was lost, and in fact it never reached the database.

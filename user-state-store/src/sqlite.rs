@@ -58,6 +58,7 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 /// let write = Write {
 ///     persistence_id: id.clone(),
 ///     expected: Revision::NONE,
+///     expected_at: None,
 ///     change: Change::Put {
 ///         revision: Revision::FIRST,
 ///         payload: Payload {

@@ -8,7 +8,8 @@
 //! applied, surely not applied, and unknown.
 //!
 //! **Guarantees.** One row per persistence id; a revision is written only where the stored one is the expected
-//! one; `db_timestamp` strictly increases per id; a row that cannot be read is never overwritten.
+//! one, and of the time that is expected, where one is; `db_timestamp` strictly increases per id as long as its row lives;
+//! a row that cannot be read is never overwritten.
 //!
 //! **Not here.** Retrying, resolving unknown outcomes (see [`crate::resolve`]) and caching.
 
@@ -68,7 +69,7 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Contract
     /// One outcome per write, in the order of `batch.writes()`. A write is applied where the stored revision
-    /// is the expected one, and only there; a creating write ([`Revision::NONE`] expected) only where no row
+    /// is the expected one, and the stored `db_timestamp` too where one is expected, and only there; a creating write ([`Revision::NONE`] expected) only where no row
     /// exists, and never beside one that another writer makes meanwhile. One write's failure leaves the others
     /// of the batch unharmed. An outcome is [`WriteOutcome::NotApplied`] only where the write surely
     /// was not applied and will not be later.
@@ -141,7 +142,8 @@ pub struct StoredState {
     pub entity_type: Box<str>,
     /// The stored revision.
     pub revision: Revision,
-    /// When the row was last written, by the database's clock; strictly increasing per id.
+    /// When the row was last written, by the database's clock, in whole microseconds; strictly increasing per id as
+    /// long as the row lives.
     pub db_timestamp: DateTime<Utc>,
     /// The state, or the mark that it was deleted.
     pub value: StoredValue,
@@ -165,6 +167,10 @@ pub struct Write {
     pub persistence_id: PersistenceId,
     /// The revision that must be stored; [`Revision::NONE`] where there must be no row.
     pub expected: Revision,
+    /// The `db_timestamp` that must be stored beside it, as a load or [`WriteOutcome::Applied`] told it: where another
+    /// writer removed the row and made it again, the revision may be the expected one, the time is not. `None` compares the
+    /// revision only. Without a meaning where there must be no row.
+    pub expected_at: Option<DateTime<Utc>>,
     /// What becomes of the row.
     pub change: Change,
 }
@@ -190,9 +196,9 @@ pub enum Change {
 /// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It is durable. The new `db_timestamp`; `None` after [`Change::Erase`].
+    /// It is durable. The new `db_timestamp`, exactly as a load tells it; `None` after [`Change::Erase`].
     Applied(Option<DateTime<Utc>>),
-    /// Not applied: the stored revision is not the expected one, or a row exists that must not.
+    /// Not applied: the stored revision or time is not the expected one, or a row exists that must not.
     Conflict,
     /// Surely not applied, and it will not be later.
     NotApplied(StoreError),

@@ -33,6 +33,7 @@ fn put(id: PersistenceId, expected: Revision) -> TestResult<Write> {
     Ok(Write {
         persistence_id: id,
         expected,
+        expected_at: None,
         change: Change::Put {
             revision: expected.next().ok_or("too high")?,
             payload: Payload {

@@ -176,6 +176,32 @@ async fn of_two_commits_on_one_revision_the_second_conflicts() -> TestResult {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_commit_on_a_row_that_was_removed_and_made_again_conflicts() -> TestResult {
+    let (_directory, store) = open().await?;
+    let event_store = event_store(&store);
+    let framework = framework(&store);
+    framework.execute(USER, view("old", 1)).await?;
+    let stale = event_store.load_aggregate(USER).await?;
+    let erase = Write {
+        persistence_id: PersistenceId::unique(USER)?,
+        expected: Revision::FIRST,
+        expected_at: None,
+        change: Change::Erase,
+    };
+    let outcomes = store.write(&WriteBatch::new(vec![erase])?).await;
+    assert_eq!(outcomes, [WriteOutcome::Applied(None)]);
+    framework.execute(USER, view("new", 2)).await?;
+    let again = loaded(&store).await?;
+    assert_eq!(again.0, 1);
+
+    let events = vec![UserEvent::LoggedIn { at: at(3) }];
+    let refused = event_store.commit(events, stale, HashMap::new()).await;
+    assert!(matches!(refused, Err(AggregateError::AggregateConflict)));
+    assert_eq!(loaded(&store).await?, again);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_racing_frameworks_lose_no_command() -> TestResult {
     let (directory, store) = open().await?;
@@ -295,6 +321,7 @@ async fn a_row_that_cannot_be_read_is_told_and_left_as_it_is() -> TestResult {
     let write = Write {
         persistence_id: persistence_id.clone(),
         expected: Revision::NONE,
+        expected_at: None,
         change: Change::Put {
             revision: Revision::FIRST,
             payload: payload.clone(),
@@ -332,6 +359,7 @@ async fn a_deleted_state_loads_as_the_default_one_at_its_revision() -> TestResul
     let mark = Write {
         persistence_id: PersistenceId::unique(USER)?,
         expected: Revision::FIRST,
+        expected_at: None,
         change: Change::Mark,
     };
     let outcomes = store.write(&WriteBatch::new(vec![mark])?).await;

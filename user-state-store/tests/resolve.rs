@@ -33,6 +33,7 @@ fn put(id: &str, expected: i64, text: &str) -> TestResult<Write> {
     Ok(Write {
         persistence_id: PersistenceId::unique(id)?,
         expected,
+        expected_at: None,
         change: Change::Put {
             revision: expected.next().ok_or("too high")?,
             payload: Payload {
@@ -173,6 +174,32 @@ async fn a_row_that_went_on_without_us_leaves_the_write_unknown() -> TestResult 
     let resolution = create.attempt(&store, Writers::Shared).await;
     assert_eq!(resolution, Resolution::Unknown);
     assert_eq!(text(&store, "user").await?, Some(row(2, "theirs")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_that_was_made_again_at_the_expected_revision_leaves_the_write_unknown() -> TestResult
+{
+    for fault in [Fault::LostBefore, Fault::LostAfter] {
+        for change in [put("user", 1, "ours")?.change, Change::Mark, Change::Erase] {
+            let (_directory, store) = open().await?;
+            apply(&store, put("user", 0, "old")?).await?;
+            let user = PersistenceId::unique("user")?;
+            let known = store.load(&[user]).await?.remove(0)?;
+            let write = Write {
+                expected_at: known.map(|row| row.db_timestamp),
+                ..with_change("user", 1, change)?
+            };
+            let mut lost = lose_one(&store, fault, write).await?;
+            if let Some((revision, _)) = text(&store, "user").await? {
+                apply(&store, with_change("user", revision, Change::Erase)?).await?;
+            }
+            apply(&store, put("user", 0, "again")?).await?;
+            let resolution = lost.attempt(&store, Writers::Shared).await;
+            assert_eq!(resolution, Resolution::Unknown, "{:?}", lost.write());
+            assert_eq!(text(&store, "user").await?, Some(row(1, "again")));
+        }
+    }
     Ok(())
 }
 

@@ -69,6 +69,7 @@ fn put(id: &str, expected: i64, bytes: Vec<u8>) -> TestResult<Write> {
     Ok(Write {
         persistence_id: PersistenceId::unique(id)?,
         expected,
+        expected_at: None,
         change: Change::Put {
             revision: expected.next().ok_or("too high")?,
             payload: Payload {

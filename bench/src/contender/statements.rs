@@ -17,15 +17,17 @@ SET
 FROM UNNEST(
   $1::text[],
   $2::bigint[],
-  $3::bigint[],
-  $4::int[],
-  $5::text[],
-  $6::bytea[],
-  $7::text[],
-  $8::boolean[]
+  $3::timestamptz[],
+  $4::bigint[],
+  $5::int[],
+  $6::text[],
+  $7::bytea[],
+  $8::text[],
+  $9::boolean[]
 ) WITH ORDINALITY AS w (
   persistence_id,
   expected,
+  expected_at,
   revision,
   state_ser_id,
   state_ser_manifest,
@@ -37,6 +39,8 @@ FROM UNNEST(
 WHERE d.persistence_id = w.persistence_id
   -- Checked again on the newest version of the row after waiting for its lock.
   AND d.revision = w.expected
+  -- A row that was removed and made again counts from 1 again; its time tells it apart.
+  AND (w.expected_at IS NULL OR d.db_timestamp = w.expected_at)
 RETURNING w.ordinal, d.db_timestamp";
 
 /// As `SELECT_STATES` of the store.

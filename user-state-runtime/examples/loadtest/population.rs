@@ -78,6 +78,7 @@ fn creation(
     Ok(Write {
         persistence_id: id.clone(),
         expected: Revision::NONE,
+        expected_at: None,
         change: Change::Put {
             revision: Revision::FIRST,
             payload: payload.map_err(|error| Failure::new(1, with_causes(&error)))?,

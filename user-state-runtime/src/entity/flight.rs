@@ -1,5 +1,6 @@
 //! An entity's write on its way to the database: cut, landed, or lost.
 
+use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use user_state_store::{Change, DeleteForm, Revision, StoreError, Write};
 
@@ -8,6 +9,7 @@ use crate::driver::Driver;
 use crate::error::Failure;
 use crate::lifecycle::LifecycleEvent;
 use crate::pending::Settled;
+use crate::row::Row;
 
 /// A write on its way, with the answers that depend on it.
 pub(super) struct Flight<A: Aggregate> {
@@ -99,7 +101,8 @@ where
                 });
                 Ok(Some(Write {
                     persistence_id: driver.persistence_id.clone(),
-                    expected: self.durable,
+                    expected: self.durable.revision(),
+                    expected_at: self.durable.db_timestamp(),
                     change,
                 }))
             }
@@ -107,12 +110,16 @@ where
         }
     }
 
-    /// The write in flight was applied.
-    pub(crate) fn on_applied(&mut self, driver: &Driver<'_, A>) -> Moved<A> {
+    /// The write in flight was applied; the row's new time, where it has one and it was told.
+    pub(crate) fn on_applied(
+        &mut self,
+        db_timestamp: Option<DateTime<Utc>>,
+        driver: &Driver<'_, A>,
+    ) -> Moved<A> {
         let Some(flight) = self.work.as_mut().and_then(|work| work.flight.take()) else {
             return Moved::Waits;
         };
-        self.durable = flight.revision;
+        self.durable = Row::new(flight.revision, db_timestamp);
         driver.counters.persisted(1);
         driver.lifecycle.publish(|| LifecycleEvent::Persisted {
             persistence_id: driver.persistence_id.clone(),
@@ -131,7 +138,7 @@ where
 
     /// Sends the gathered answers that were decided at the revision that is durable now.
     fn send_durable(&mut self, driver: &Driver<'_, A>) {
-        let durable = self.durable;
+        let durable = self.durable();
         let Some(work) = self.work.as_deref_mut() else {
             return;
         };

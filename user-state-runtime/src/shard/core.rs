@@ -21,7 +21,7 @@ use crate::handler::Handled;
 use crate::lifecycle::{LifecycleEvent, PassivationReason};
 use crate::pending::{OpenRequests, Pending};
 use crate::request::{Answer, Message, Request};
-use crate::work::Done;
+use crate::work::{Done, Loaded};
 
 /// A shard's entities and queues.
 pub(super) struct Core<A: Aggregate> {
@@ -228,11 +228,11 @@ where
         }
     }
 
-    fn on_loaded(&mut self, id: &PersistenceId, row: Result<(A, Revision), Failure>) {
+    fn on_loaded(&mut self, id: &PersistenceId, row: Loaded<A>) {
         let recovers = self.entities.get(id).is_some_and(Entity::is_recovering);
-        if let (true, Ok((_, revision))) = (recovers, &row) {
+        if let (true, Ok((_, known))) = (recovers, &row) {
             self.context.counters.recovered(1);
-            let (persistence_id, revision) = (id.clone(), *revision);
+            let (persistence_id, revision) = (id.clone(), known.revision());
             self.context
                 .lifecycle
                 .publish(|| LifecycleEvent::Recovered {

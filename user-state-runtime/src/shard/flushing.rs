@@ -74,8 +74,8 @@ where
         for (write, outcome) in outcomes {
             let id = &write.persistence_id;
             match outcome {
-                WriteOutcome::Applied(_) => {
-                    self.with_entity(id, Entity::on_applied);
+                WriteOutcome::Applied(db_timestamp) => {
+                    self.with_entity(id, |entity, driver| entity.on_applied(db_timestamp, driver));
                 }
                 WriteOutcome::Conflict => {
                     self.with_entity(id, Entity::on_conflict);
@@ -113,7 +113,7 @@ where
                     continue;
                 }
                 Resolution::Applied => {
-                    self.with_entity(&id, Entity::on_applied);
+                    self.with_entity(&id, |entity, driver| entity.on_applied(None, driver));
                 }
                 Resolution::NotApplied => {
                     self.with_entity(&id, Entity::on_conflict);

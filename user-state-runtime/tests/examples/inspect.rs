@@ -44,6 +44,7 @@ async fn inspect_shows_what_is_stored_and_tells_by_its_status_whether_that_is_re
     let mark = Write {
         persistence_id: PersistenceId::unique("gone-1")?,
         expected: Revision::FIRST,
+        expected_at: None,
         change: Change::Mark,
     };
     let store = place.store().await?;
@@ -152,6 +153,7 @@ async fn create(place: &Place, id: &str, payload: Payload) -> TestResult {
     let write = Write {
         persistence_id: PersistenceId::unique(id)?,
         expected: Revision::NONE,
+        expected_at: None,
         change: Change::Put {
             revision: Revision::FIRST,
             payload,

@@ -137,6 +137,7 @@ pub(crate) fn write_of(id: &str, expected: i64, change: Change) -> Write {
     Write {
         persistence_id: PersistenceId::unique(id).unwrap(),
         expected: revision(expected),
+        expected_at: None,
         change,
     }
 }

@@ -86,6 +86,7 @@ use self::core::{Core, Step};
 /// let write = Write {
 ///     persistence_id: PersistenceId::unique("mall-user")?,
 ///     expected: Revision::NONE,
+///     expected_at: None,
 ///     change: Change::Mark,
 /// };
 /// store.write(&WriteBatch::new(vec![write])?).await;

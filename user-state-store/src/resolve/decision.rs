@@ -101,7 +101,11 @@ fn standing(write: &Write, repetition: Repetition, row: Option<&StoredState>) ->
     };
     let new_revision = write.new_revision();
     if row.revision == write.expected {
-        Standing::Before
+        match write.expected_at {
+            // Removed and made again, perhaps behind this write.
+            Some(at) if at != row.db_timestamp => Standing::Elsewhere,
+            _ => Standing::Before,
+        }
     } else if new_revision == Revision::NONE
         || row.revision < write.expected
         || row.revision > new_revision
@@ -156,6 +160,7 @@ mod tests {
         Write {
             persistence_id: PersistenceId::unique("mall-user").unwrap(),
             expected: revision(expected),
+            expected_at: None,
             change,
         }
     }
@@ -362,6 +367,21 @@ mod tests {
         for write in [put(4, 5), write(4, Change::Mark), write(4, Change::Erase)] {
             let stored = state(4, b"before");
             let answers = answers(&write, Repetition::Conflicted, Some(&stored));
+            assert_eq!(answers, std::array::from_fn(|_| moving.clone()));
+        }
+    }
+
+    #[test]
+    fn a_row_made_again_at_the_expected_revision_tells_nothing() {
+        for change in [put(4, 5), write(4, Change::Mark), write(4, Change::Erase)] {
+            let known = |at| Write {
+                expected_at: DateTime::from_timestamp_micros(at),
+                ..change.clone()
+            };
+            let stored = state(4, b"again");
+            always(&known(1), Some(&stored), &Resolution::Unknown);
+            let answers = answers(&known(0), Repetition::Conflicted, Some(&stored));
+            let moving = Resolution::Unresolved(MOVING);
             assert_eq!(answers, std::array::from_fn(|_| moving.clone()));
         }
     }

@@ -34,6 +34,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use crate::error::StoreError;
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
@@ -158,6 +160,15 @@ impl Fixture {
         Ok(())
     }
 
+    /// Writes one write, expects it to be applied, and gives the time of the row.
+    async fn apply_at(&self, write: Write) -> TestResult<DateTime<Utc>> {
+        let outcomes = self.write(vec![write]).await?;
+        match outcomes.as_slice() {
+            [WriteOutcome::Applied(Some(at))] => Ok(*at),
+            other => Err(format!("not applied, or without a time: {other:?}").into()),
+        }
+    }
+
     /// Writes one write and expects a conflict.
     async fn conflict(&self, write: Write) -> TestResult {
         let outcomes = self.write(vec![write]).await?;
@@ -241,6 +252,8 @@ macro_rules! conformance_tests {
             deletion::a_marked_entity_cannot_be_created_again;
             deletion::an_erased_entity_counts_from_one_again;
             deletion::a_stale_mark_or_erasure_conflicts;
+            deletion::a_row_made_again_at_the_same_revision_conflicts_with_whoever_knew_the_old_one;
+            writing::the_time_of_the_known_row_is_told_exactly_by_loads_and_writes;
             deletion::all_forms_of_change_share_a_batch;
             deletion::a_reset_is_an_ordinary_state_at_the_next_revision;
             stored_form::slice_and_entity_type_follow_from_the_id;

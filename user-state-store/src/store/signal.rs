@@ -237,6 +237,7 @@ mod tests {
             Ok(Write {
                 persistence_id: PersistenceId::unique(id)?,
                 expected: Revision::FIRST,
+                expected_at: None,
                 change: Change::Mark,
             })
         });

@@ -95,6 +95,7 @@ pub(crate) fn put(id: &str, expected: i64, revision: i64, bytes: &[u8]) -> Write
     Write {
         persistence_id: PersistenceId::unique(id).unwrap(),
         expected: Revision::new(expected).unwrap(),
+        expected_at: None,
         change: Change::Put {
             revision: Revision::new(revision).unwrap(),
             payload: Payload {
@@ -112,6 +113,7 @@ pub(crate) fn change(id: &str, expected: i64, change: Change) -> Write {
     Write {
         persistence_id: PersistenceId::unique(id).unwrap(),
         expected: Revision::new(expected).unwrap(),
+        expected_at: None,
         change,
     }
 }

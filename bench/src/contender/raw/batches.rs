@@ -1,7 +1,9 @@
 //! `raw-batch`: the store's UPDATE of many rows in a loop, and nothing else. The ceiling of the schema.
 //!
 //! As many commands are on their way as there are callers, spread evenly over one connection per core, at most as many in a
-//! batch as the store takes. Each is of another user.
+//! batch as the store takes. Each is of another user. Revisions alone are compared, since nobody removes a row.
+
+use chrono::{DateTime, Utc};
 
 use super::BATCH_ROWS_MAX;
 use super::{
@@ -129,6 +131,7 @@ impl lanes::Lane for Lane {
         let updated = sqlx::query(UPDATE_MANY)
             .bind(&ids)
             .bind(&expected)
+            .bind(vec![None::<DateTime<Utc>>; ids.len()])
             .bind(&new)
             .bind(&serializers)
             .bind(&manifests)

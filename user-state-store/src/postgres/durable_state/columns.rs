@@ -1,5 +1,7 @@
 //! The writes of a batch as columns: one array per column, whatever the number of rows.
 
+use chrono::{DateTime, Utc};
+
 use crate::connect::PayloadColumn;
 use crate::payload::SerializerId;
 use crate::postgres::durable_state::payload_column;
@@ -13,6 +15,7 @@ pub(super) struct Columns<'write> {
     pub(super) entity_type: Vec<&'write str>,
     pub(super) persistence_id: Vec<&'write str>,
     pub(super) expected: Vec<i64>,
+    pub(super) expected_at: Vec<Option<DateTime<Utc>>>,
     pub(super) revision: Vec<i64>,
     pub(super) state_ser_id: Vec<i32>,
     pub(super) state_ser_manifest: Vec<&'write str>,
@@ -38,6 +41,7 @@ impl<'write> Columns<'write> {
         self.entity_type.push(write.persistence_id.entity_type());
         self.persistence_id.push(write.persistence_id.as_str());
         self.expected.push(write.expected.get());
+        self.expected_at.push(write.expected_at);
         self.revision.push(write.new_revision().get());
         if let Change::Put { payload, tags, .. } = &write.change {
             self.state_ser_id.push(payload.serializer_id.0);

@@ -14,7 +14,7 @@ use crate::postgres::error::Failure;
 use crate::postgres::session::{Lease, Leaves};
 use crate::store::Write;
 
-/// Sets the rows whose revision is the expected one. `slice` and `entity_type` stay, as in Pekko.
+/// Sets the rows whose revision, and time where it is known, are the expected ones. `slice` and `entity_type` stay, as in Pekko.
 pub(in crate::postgres) const UPDATE_STATES: Statement = writing_payload!(
     "\
 UPDATE durable_state AS d
@@ -30,15 +30,17 @@ SET
 FROM UNNEST(
   $1::text[],
   $2::bigint[],
-  $3::bigint[],
-  $4::int[],
-  $5::text[],
-  $6::bytea[],
-  $7::text[],
-  $8::boolean[]
+  $3::timestamptz[],
+  $4::bigint[],
+  $5::int[],
+  $6::text[],
+  $7::bytea[],
+  $8::text[],
+  $9::boolean[]
 ) WITH ORDINALITY AS w (
   persistence_id,
   expected,
+  expected_at,
   revision,
   state_ser_id,
   state_ser_manifest,
@@ -50,15 +52,27 @@ FROM UNNEST(
 WHERE d.persistence_id = w.persistence_id
   -- Checked again on the newest version of the row after waiting for its lock.
   AND d.revision = w.expected
+  -- A row that was removed and made again counts from 1 again; its time tells it apart.
+  AND (w.expected_at IS NULL OR d.db_timestamp = w.expected_at)
 RETURNING w.ordinal, d.db_timestamp"
 );
 
-/// Removes the rows whose revision is the expected one.
+/// Removes the rows whose revision, and time where it is known, are the expected ones.
 pub(in crate::postgres) const DELETE_STATES: &str = "\
 DELETE FROM durable_state AS d
-USING UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS w (persistence_id, expected, ordinal)
+USING UNNEST(
+  $1::text[],
+  $2::bigint[],
+  $3::timestamptz[]
+) WITH ORDINALITY AS w (
+  persistence_id,
+  expected,
+  expected_at,
+  ordinal
+)
 WHERE d.persistence_id = w.persistence_id
   AND d.revision = w.expected
+  AND (w.expected_at IS NULL OR d.db_timestamp = w.expected_at)
 RETURNING w.ordinal";
 
 /// Puts and marks.
@@ -72,6 +86,7 @@ pub(super) async fn update(
     let sending = sqlx::query(UPDATE_STATES.of(payload_column))
         .bind(&columns.persistence_id)
         .bind(&columns.expected)
+        .bind(&columns.expected_at)
         .bind(&columns.revision)
         .bind(&columns.state_ser_id)
         .bind(&columns.state_ser_manifest)
@@ -101,17 +116,19 @@ pub(super) async fn erase(
         .map(|write| write.persistence_id.as_str())
         .collect();
     let expected: Vec<i64> = writes.iter().map(|write| write.expected.get()).collect();
+    let expected_at: Vec<_> = writes.iter().map(|write| write.expected_at).collect();
     let deadline = lease.answer_deadline();
     let sending = sqlx::query(DELETE_STATES)
         .bind(&ids)
         .bind(&expected)
+        .bind(&expected_at)
         .fetch_all(lease.begin()?);
     let answer = timeout(deadline, sending).await;
     let rows = lease.end(answer, Leaves::Clean)?;
     answers(writes.len(), &rows, |_| Some(None)).inspect_err(|_| lease.discard())
 }
 
-/// One answer per write: those returned were applied, the others met another revision.
+/// One answer per write: those returned were applied, the others met another row.
 fn answers(
     count: usize,
     rows: &[PgRow],

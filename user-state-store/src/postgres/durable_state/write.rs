@@ -31,7 +31,7 @@ const LOCKED_MAX: u32 = 2;
 pub(super) enum Answer {
     /// It is durable, since this time.
     Applied(Option<DateTime<Utc>>),
-    /// The stored revision is another one.
+    /// The stored row is another one.
     Conflict,
 }
 

@@ -42,6 +42,8 @@ SET revision = ?1, state_ser_id = ?2, state_ser_manifest = ?3, state_payload = ?
     db_timestamp = max(?6, db_timestamp + 1)
 WHERE persistence_id = ?7
   AND revision = ?8
+  -- A row that was removed and made again counts from 1 again; its time tells it apart.
+  AND (?9 IS NULL OR db_timestamp = ?9)
 RETURNING db_timestamp";
 
 const MARK: &str = "\
@@ -50,12 +52,14 @@ SET revision = ?1, state_ser_id = 0, state_ser_manifest = '', state_payload = x'
     db_timestamp = max(?2, db_timestamp + 1)
 WHERE persistence_id = ?3
   AND revision = ?4
+  AND (?5 IS NULL OR db_timestamp = ?5)
 RETURNING db_timestamp";
 
 const ERASE: &str = "\
 DELETE FROM durable_state
 WHERE persistence_id = ?1
-  AND revision = ?2";
+  AND revision = ?2
+  AND (?3 IS NULL OR db_timestamp = ?3)";
 
 /// Writes a batch, one outcome per write; `now` is asked when the write lock is held.
 pub(in crate::sqlite) async fn write(
@@ -124,6 +128,7 @@ async fn apply(
             let erased = sqlx::query(ERASE)
                 .bind(write.persistence_id.as_str())
                 .bind(write.expected.get())
+                .bind(expected_micros(write))
                 .execute(connection)
                 .await;
             erased.map(|erased| (erased.rows_affected() > 0).then_some(None))
@@ -159,7 +164,8 @@ fn statement(write: &Write, now: i64) -> Query<'_> {
                 .bind(write.new_revision().get())
                 .bind(now)
                 .bind(id)
-                .bind(write.expected.get());
+                .bind(write.expected.get())
+                .bind(expected_micros(write));
         }
         Change::Mark | Change::Erase => (SerializerId::NULL, "", &[], None),
     };
@@ -184,7 +190,13 @@ fn statement(write: &Write, now: i64) -> Query<'_> {
             .bind(now)
             .bind(id)
             .bind(write.expected.get())
+            .bind(expected_micros(write))
     }
+}
+
+/// The expected `db_timestamp` as the column has it.
+fn expected_micros(write: &Write) -> Option<i64> {
+    write.expected_at.map(|at| at.timestamp_micros())
 }
 
 /// What is known after `COMMIT` failed; see the module's documentation.
@@ -243,6 +255,7 @@ mod tests {
             let write = Write {
                 persistence_id: PersistenceId::unique("user")?,
                 expected,
+                expected_at: None,
                 change,
             };
             expected = write.new_revision();

@@ -90,6 +90,36 @@ pub async fn a_stale_mark_or_erasure_conflicts(fixture: &Fixture) -> TestResult 
     fixture.conflict(sample::erase(&absent, 1)).await
 }
 
+/// After a row was removed and made again, its revisions are used again and its time is not: a change decided on the old
+/// row changes nothing, and one decided on the new row is applied.
+pub async fn a_row_made_again_at_the_same_revision_conflicts_with_whoever_knew_the_old_one(
+    fixture: &Fixture,
+) -> TestResult {
+    let ids = sample::ids("again", 3)?;
+    let [put, marked, erased] = ids.as_slice() else {
+        return Err("three ids were asked for".into());
+    };
+    for (id, change) in [
+        (put, sample::put(put, 2, 3)),
+        (marked, sample::mark(marked, 2)),
+        (erased, sample::erase(erased, 2)),
+    ] {
+        fixture.apply(sample::create(id)).await?;
+        let old = fixture.apply_at(sample::put(id, 1, 2)).await?;
+        fixture.apply(sample::erase(id, 2)).await?;
+        fixture.apply(sample::create(id)).await?;
+        let theirs = sample::bytes(b"\"theirs\"".to_vec());
+        let put_again = sample::put_payload(id, 1, 2, theirs);
+        let new = fixture.apply_at(put_again).await?;
+        let row = fixture.present(id).await?;
+
+        fixture.conflict(sample::known(old, change.clone())).await?;
+        assert_eq!(fixture.present(id).await?, row);
+        fixture.apply(sample::known(new, change)).await?;
+    }
+    Ok(())
+}
+
 /// Creations, updates, marks and erasures of different entities go together, and each has its own outcome.
 pub async fn all_forms_of_change_share_a_batch(fixture: &Fixture) -> TestResult {
     let ids = sample::ids("mixed", 7)?;

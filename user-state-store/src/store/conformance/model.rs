@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use super::seeded::Seeded;
 use super::{Fixture, TestResult, sample};
 use crate::persistence_id::PersistenceId;
@@ -18,9 +20,11 @@ struct Row {
     revision: Revision,
     value: StoredValue,
     tags: Tags,
+    /// As the outcome told it.
+    db_timestamp: DateTime<Utc>,
 }
 
-/// Batches of random writes, mostly at the right revision, over a few entities: outcome by outcome and row by row the
+/// Batches of random writes, mostly at the right revision and with or without the right time, over a few entities: outcome by outcome and row by row the
 /// store agrees with a map. The seed is fixed, so a failure can be seen again.
 pub async fn random_histories_agree_with_a_model(fixture: &Fixture) -> TestResult {
     let mut random = Seeded::new(42);
@@ -33,19 +37,24 @@ pub async fn random_histories_agree_with_a_model(fixture: &Fixture) -> TestResul
         for id in &ids {
             let stored = model.get(id).map_or(0, |row| row.revision.get());
             if random.below(2) == 0 {
-                writes.extend(random_write(fixture, &mut random, id, stored));
+                let write = random_write(fixture, &mut random, id, stored);
+                let time = model.get(id).map(|row| row.db_timestamp);
+                writes.extend(write.map(|write| Write {
+                    expected_at: random_time(&mut random, time),
+                    ..write
+                }));
             }
         }
         writes.sort_unstable_by(|left, right| left.persistence_id.cmp(&right.persistence_id));
         let outcomes = fixture.write(writes.clone()).await?;
         assert_eq!(outcomes.len(), writes.len());
         for (write, outcome) in writes.iter().zip(&outcomes) {
-            let expected = decide(&mut model, write);
-            let told = match outcome {
-                WriteOutcome::Applied(_) => true,
-                WriteOutcome::Conflict => false,
+            let (told, time) = match outcome {
+                WriteOutcome::Applied(time) => (true, time.unwrap_or_default()),
+                WriteOutcome::Conflict => (false, DateTime::UNIX_EPOCH),
                 other => return Err(format!("batch {batch}, {write:?}: {other:?}").into()),
             };
+            let expected = decide(&mut model, write, time);
             assert_eq!(told, expected, "batch {batch}, {write:?}");
             applied += usize::from(told);
         }
@@ -54,6 +63,7 @@ pub async fn random_histories_agree_with_a_model(fixture: &Fixture) -> TestResul
                 revision: state.revision,
                 value: state.value,
                 tags: state.tags,
+                db_timestamp: state.db_timestamp,
             });
             assert_eq!(row.as_ref(), model.get(id), "batch {batch}, {id}");
         }
@@ -103,10 +113,27 @@ fn random_write(
     }
 }
 
-/// The contract of one write; whether it applies.
-fn decide(model: &mut BTreeMap<PersistenceId, Row>, write: &Write) -> bool {
+/// The time that a write expects of its row: mostly none or the stored one.
+fn random_time(random: &mut Seeded, stored: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    match random.below(10) {
+        0 => stored.map(|time| time - TimeDelta::microseconds(1)),
+        1..5 => stored,
+        _ => None,
+    }
+}
+
+/// The contract of one write; whether it applies, from when on if it does.
+fn decide(
+    model: &mut BTreeMap<PersistenceId, Row>,
+    write: &Write,
+    db_timestamp: DateTime<Utc>,
+) -> bool {
     let stored = model.get(&write.persistence_id);
     if stored.map_or(Revision::NONE, |row| row.revision) != write.expected {
+        return false;
+    }
+    let is_another = |row: &Row| write.expected_at.is_some_and(|at| at != row.db_timestamp);
+    if stored.is_some_and(is_another) {
         return false;
     }
     let kept_tags = stored.map_or(Tags::NONE, |row| row.tags.clone());
@@ -115,11 +142,13 @@ fn decide(model: &mut BTreeMap<PersistenceId, Row>, write: &Write) -> bool {
             revision: write.new_revision(),
             value: StoredValue::State(payload.clone()),
             tags: tags.clone(),
+            db_timestamp,
         },
         Change::Mark => Row {
             revision: write.new_revision(),
             value: StoredValue::Deleted,
             tags: kept_tags,
+            db_timestamp,
         },
         Change::Erase => {
             model.remove(&write.persistence_id);

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 
 use crate::changes::ChangesQuery;
 use crate::payload::{Manifest, Payload, SerializerId};
@@ -66,6 +66,7 @@ pub(super) fn put_tagged(
     Write {
         persistence_id: id.clone(),
         expected: revision(expected),
+        expected_at: None,
         change: Change::Put {
             revision: revision(new),
             payload,
@@ -78,6 +79,7 @@ pub(super) fn mark(id: &PersistenceId, expected: i64) -> Write {
     Write {
         persistence_id: id.clone(),
         expected: revision(expected),
+        expected_at: None,
         change: Change::Mark,
     }
 }
@@ -86,7 +88,16 @@ pub(super) fn erase(id: &PersistenceId, expected: i64) -> Write {
     Write {
         persistence_id: id.clone(),
         expected: revision(expected),
+        expected_at: None,
         change: Change::Erase,
+    }
+}
+
+/// The same write of somebody who knows when the row was written.
+pub(super) fn known(at: DateTime<Utc>, write: Write) -> Write {
+    Write {
+        expected_at: Some(at),
+        ..write
     }
 }
 

@@ -1,5 +1,7 @@
 //! Promises of writing: a compare-and-set per entity, an outcome per write.
 
+use chrono::TimeDelta;
+
 use super::seeded::Seeded;
 use super::{Fixture, TestResult, sample};
 use crate::error::StoreError;
@@ -183,5 +185,32 @@ pub async fn a_payload_at_the_limit_is_written_and_one_byte_more_is_refused(
         "{outcomes:?}"
     );
     assert_eq!(fixture.row(larger).await?, None);
+    Ok(())
+}
+
+/// Each outcome tells the time that a load tells, to the microsecond, and so each write may expect it; a microsecond beside it
+/// is a conflict.
+pub async fn the_time_of_the_known_row_is_told_exactly_by_loads_and_writes(
+    fixture: &Fixture,
+) -> TestResult {
+    let id = sample::id("known")?;
+    let mut at = fixture.apply_at(sample::create(&id)).await?;
+    for revision in 1..5 {
+        assert_eq!(fixture.present(&id).await?.db_timestamp, at);
+        for beside in [-1, 1] {
+            let other = at + TimeDelta::microseconds(beside);
+            let write = sample::known(other, sample::put(&id, revision, revision + 1));
+            fixture.conflict(write).await?;
+        }
+        let write = match revision {
+            3 => sample::mark(&id, revision),
+            _ => sample::put(&id, revision, revision + 1),
+        };
+        at = fixture.apply_at(sample::known(at, write)).await?;
+    }
+    fixture
+        .apply(sample::known(at, sample::erase(&id, 5)))
+        .await?;
+    assert_eq!(fixture.row(&id).await?, None);
     Ok(())
 }
