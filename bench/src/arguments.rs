@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use user_state_interop::Profile;
 
 use crate::load::Timing;
 
@@ -48,9 +49,19 @@ pub(crate) struct Arguments {
     /// At most this many users in any work
     #[arg(long, value_name = "N")]
     users: Option<NonZeroUsize>,
-    /// A program that measures Pekko, and its arguments; the README of the benchmark says how it is spoken to
+    /// A program that measures Pekko, and its arguments, instead of the one that is built here; the README of the
+    /// benchmark says how it is spoken to
     #[arg(long, value_name = "COMMAND")]
     pub(crate) pekko: Option<String>,
+    /// Which versions of Pekko are measured: pekko-1.1 or pekko-newest
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_t = Profile::PekkoNewest,
+        value_parser = profile,
+        conflicts_with = "pekko"
+    )]
+    pub(crate) pekko_profile: Profile,
     /// Answers requests on standard input instead, as the benchmark asks of itself in a process of its own
     #[arg(long, hide = true)]
     pub(crate) peer: bool,
@@ -70,6 +81,15 @@ impl Arguments {
     pub(crate) fn users_max(&self) -> usize {
         self.users.map_or(usize::MAX, NonZeroUsize::get)
     }
+}
+
+/// A set of versions by its name.
+fn profile(text: &str) -> Result<Profile, String> {
+    let names = Profile::ALL.map(Profile::name);
+    Profile::ALL
+        .into_iter()
+        .find(|profile| profile.name() == text)
+        .ok_or_else(|| format!("there are {}", names.join(", ")))
 }
 
 /// A time that can be waited for.
@@ -116,6 +136,19 @@ mod tests {
     fn names_are_parted_by_commas() {
         let arguments = Arguments::parse_from(["bench", "--work", "hot,read"]);
         assert_eq!(arguments.work, ["hot", "read"]);
+    }
+
+    #[test]
+    fn the_newest_pekko_is_measured_unless_another_is_named_and_only_those_there_are() {
+        let profile = |arguments: &[&str]| {
+            let arguments = ["bench"].iter().chain(arguments);
+            Arguments::try_parse_from(arguments).map(|arguments| arguments.pekko_profile)
+        };
+        assert_eq!(profile(&[]).unwrap(), Profile::PekkoNewest);
+        let named = ["--pekko-profile", "pekko-1.1"];
+        assert_eq!(profile(&named).unwrap(), Profile::Pekko11);
+        let unknown = profile(&["--pekko-profile", "pekko-3"]).unwrap_err();
+        assert!(unknown.to_string().contains("pekko-1.1, pekko-newest"));
     }
 
     #[test]

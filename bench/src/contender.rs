@@ -23,6 +23,7 @@ mod user_state;
 #[cfg(test)]
 pub(crate) use idle::Idle;
 pub(crate) use live::System;
+pub(crate) use pekko::Program;
 
 /// How many of a hundred requests of [`Kind::Mix`] are reads.
 const MIX_READS_PERCENT: u8 = 75;
@@ -31,6 +32,9 @@ const MIX_READS_PERCENT: u8 = 75;
 #[async_trait]
 pub(crate) trait Contender: Send {
     fn name(&self) -> &'static str;
+
+    /// Does once what takes long before anything can be measured.
+    async fn prepare(&mut self) {}
 
     /// Why it does not do this work; `None` where it does.
     fn not_run(&self, case: &Case) -> Option<String>;
@@ -88,7 +92,7 @@ impl World {
 }
 
 /// Every contender, in the order of the table.
-pub(crate) fn all(pekko: Option<&str>) -> Vec<Box<dyn Contender>> {
+pub(crate) fn all(pekko: &Arc<Program>) -> Vec<Box<dyn Contender>> {
     vec![
         Box::new(live::Callers::new(user_state::UserStates)),
         Box::new(raw::Batches::default()),
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn every_contender_has_a_name_of_its_own_and_does_something_or_says_why_not() {
-        let contenders = all(None);
+        let contenders = all(&Arc::new(Program::named("java")));
         let mut names: Vec<_> = contenders
             .iter()
             .map(|contender| contender.name())

@@ -9,7 +9,7 @@ use user_state_domain::UserState;
 use user_state_store::{
     Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PersistenceId, Revision,
     StateMapping as _, StoreError, StoredState, StoredValue, UserStateMapping, WriteBatch,
-    WriteOutcome, WriterSession,
+    WriteOutcome, WriteSignal, WriterSession,
 };
 
 use crate::sample;
@@ -21,6 +21,8 @@ pub struct InstantStore {
     mapping: UserStateMapping,
     state: UserState,
     at: DateTime<Utc>,
+    /// Silent, as there are no rows that a feed could tell of.
+    signal: WriteSignal,
 }
 
 impl InstantStore {
@@ -31,6 +33,7 @@ impl InstantStore {
             mapping: UserStateMapping::new(),
             state: sample::usual_state(at),
             at,
+            signal: WriteSignal::default(),
         }
     }
 
@@ -83,7 +86,13 @@ impl DurableStateStore for InstantStore {
         Ok(Vec::new())
     }
 
-    async fn close(&self) {}
+    fn write_signal(&self) -> &WriteSignal {
+        &self.signal
+    }
+
+    async fn close(&self) {
+        self.signal.close();
+    }
 }
 
 impl Default for InstantStore {

@@ -3,11 +3,12 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::arguments::Arguments;
 use crate::case::{self, Case, Kind};
-use crate::contender::{self, Contender, World};
+use crate::contender::{self, Contender, Program, World};
 use crate::database::Databases;
 use crate::exit::Failure;
 use crate::load::Measured;
@@ -31,6 +32,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             Failure::usage(format!("there is no work {name}; there are {}", works()))
         })?;
     let mut contenders = chosen(arguments)?;
+    for contender in &mut contenders {
+        contender.prepare().await;
+    }
     let databases = Databases::start().await?;
     eprintln!("PostgreSQL: {}", databases.description().await?);
     let mut world = World::new(arguments.timing(), databases);
@@ -146,7 +150,11 @@ async fn rest(contenders: &mut [Box<dyn Contender>]) {
 
 /// The contenders that are asked for, all of them where none is named.
 fn chosen(arguments: &Arguments) -> Result<Vec<Box<dyn Contender>>, Failure> {
-    let all = contender::all(arguments.pekko.as_deref());
+    let pekko = match &arguments.pekko {
+        Some(command) => Program::named(command),
+        None => Program::built(arguments.pekko_profile),
+    };
+    let all = contender::all(&Arc::new(pekko));
     let names = &arguments.contenders;
     for name in names {
         if !all

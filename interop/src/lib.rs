@@ -47,9 +47,13 @@
 //! [`Live::profile`]. Pekko's side is a [`PekkoNode`] (an actor system; open several for several processes) with
 //! [`PekkoActor`]s, direct calls of the plugin's store, and [`PekkoFeed`]s. What Pekko gives no signal of, the database
 //! does: [`Deletions`], [`HeldInserts`]. What Pekko prints goes to a file that errors name.
+//!
+//! # Pekko under load
+//! The benchmark (`bench/`) measures Pekko by the same application, which [`load_command`] builds and names.
 
 mod case;
 mod database;
+mod load;
 mod local_time;
 mod maven;
 mod node;
@@ -62,6 +66,7 @@ mod triggers;
 
 pub use case::{AnyError, Case, Live, Serialization, TestResult};
 pub use database::{Database, Row};
+pub use load::{LoadError, load_command};
 pub use local_time::{Instant, LocalTime};
 pub use maven::{BuildError, Built, NotResolved};
 pub use node::{

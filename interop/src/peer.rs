@@ -370,12 +370,16 @@ fn read_answers(stdout: ChildStdout, pending: &Pending) {
     pending.ended();
 }
 
-fn java(built: &Built, classpath: &OsStr, main: &str, options: &PeerOptions) -> Command {
-    let program = std::env::var_os("JAVA_HOME").map_or_else(
+/// Java, of `JAVA_HOME` where that is set.
+pub(crate) fn java_program() -> PathBuf {
+    std::env::var_os("JAVA_HOME").map_or_else(
         || PathBuf::from("java"),
         |home| Path::new(&home).join("bin/java"),
-    );
-    let mut java = Command::new(program);
+    )
+}
+
+fn java(built: &Built, classpath: &OsStr, main: &str, options: &PeerOptions) -> Command {
+    let mut java = Command::new(java_program());
     // Small and quick to start: several run beside each other and beside a database.
     java.args([
         "-Xmx768m",

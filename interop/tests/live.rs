@@ -9,6 +9,7 @@ mod deleting;
 mod feeds;
 mod hazards;
 mod history;
+mod load;
 mod paging;
 mod turns;
 mod user;
@@ -28,5 +29,6 @@ pub(crate) fn groups() -> Vec<(&'static str, Vec<Case>)> {
         ("live::cutting", cutting::cases()),
         ("live::feeds", feeds::cases()),
         ("live::paging", paging::cases()),
+        ("live::load", load::cases()),
     ]
 }

@@ -1,14 +1,18 @@
 //! `pekko`, `pekko-tuned`: Apache Pekko with its R2DBC plugin, in a JVM of its own, with its default settings and
 //! with its best.
 //!
-//! A program that somebody names does the work; the README says how it is spoken to. It is started once and kept, since a
-//! JVM gets faster while it runs.
+//! A program does the work; the README says how it is spoken to. It is that of the interoperability tests, built by Maven,
+//! unless another is named. It is started once and kept, since a JVM gets faster while it runs.
 
+use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
+use user_state_interop::{Profile, load_command};
 
 use crate::case::{Case, Kind};
 use crate::contender::{Contender, World, database_of};
@@ -20,44 +24,133 @@ use crate::population::Tables;
 /// How long it may take to answer: a JVM starts, and 100,000 users come to life at some thousands a second.
 const TIMEOUT: Duration = Duration::from_mins(10);
 
+/// The most users that come to life in that time on any machine.
+const USERS_MAX: usize = 100_000;
+
+/// The program that measures Pekko, which both contenders share.
+#[derive(Debug)]
+pub(crate) struct Program {
+    source: Source,
+    /// The program and its arguments, or why there is none; unset until it is prepared.
+    command: OnceCell<Result<Vec<OsString>, String>>,
+}
+
+/// Where the program comes from.
+#[derive(Debug)]
+enum Source {
+    /// Somebody named it, with its arguments.
+    Named(String),
+    /// That of the interoperability tests, with these versions.
+    Built(Profile),
+}
+
+impl Program {
+    /// One with its arguments, with spaces between.
+    pub(crate) fn named(command: &str) -> Self {
+        Self::of(Source::Named(command.to_owned()))
+    }
+
+    /// That of the interoperability tests, with these versions.
+    pub(crate) fn built(profile: Profile) -> Self {
+        Self::of(Source::Built(profile))
+    }
+
+    fn of(source: Source) -> Self {
+        Self {
+            source,
+            command: OnceCell::new(),
+        }
+    }
+
+    async fn command(&self) -> &Result<Vec<OsString>, String> {
+        let find = async || match &self.source {
+            Source::Named(command) => named(command),
+            Source::Built(profile) => build(*profile).await,
+        };
+        self.command.get_or_init(find).await
+    }
+
+    async fn start(&self) -> Result<Peer, Failure> {
+        let command = self.command().await.as_ref();
+        let words = command.map_err(|reason| Failure::usage(reason.as_str()))?;
+        match words.split_first() {
+            Some((program, arguments)) => Peer::start(Command::new(program).args(arguments)),
+            None => Err(Failure::usage("the command for Pekko is empty")),
+        }
+    }
+
+    /// Why it does not do this work; `None` where it does.
+    fn not_run(&self, case: &Case) -> Option<String> {
+        if let Some(Err(reason)) = self.command.get() {
+            return Some(reason.clone());
+        }
+        if matches!(self.source, Source::Named(_)) {
+            return None;
+        }
+        match case.kind {
+            Kind::Memory | Kind::Passivate => Some(
+                "a million actors are a million reads of a database; this work has none".to_owned(),
+            ),
+            _ if case.population > USERS_MAX => Some(
+                "so many users take longer to come to life than the rest of the run".to_owned(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+fn named(command: &str) -> Result<Vec<OsString>, String> {
+    let words: Vec<_> = command
+        .split_ascii_whitespace()
+        .map(OsString::from)
+        .collect();
+    if words.is_empty() {
+        return Err("the command for Pekko is empty".to_owned());
+    }
+    Ok(words)
+}
+
+/// Lets Maven build it. The reason of a failure is one line; all that Maven said is shown.
+async fn build(profile: Profile) -> Result<Vec<OsString>, String> {
+    let built = tokio::task::spawn_blocking(move || load_command(profile)).await;
+    let built = built.map_err(|error| error.to_string())?;
+    built.map_err(|error| {
+        let reason = error.to_string();
+        eprintln!("Pekko is not measured: {reason}");
+        reason.lines().next().unwrap_or_default().to_owned()
+    })
+}
+
 /// Pekko, with one of its two configurations.
 pub(crate) struct Pekko {
     name: &'static str,
-    command: Option<String>,
+    program: Arc<Program>,
     peer: Option<Peer>,
 }
 
 impl Pekko {
-    pub(crate) fn with_defaults(command: Option<&str>) -> Self {
-        Self::new("pekko", command)
+    pub(crate) fn with_defaults(program: &Arc<Program>) -> Self {
+        Self::new("pekko", program)
     }
 
-    pub(crate) fn at_its_best(command: Option<&str>) -> Self {
-        Self::new("pekko-tuned", command)
+    pub(crate) fn at_its_best(program: &Arc<Program>) -> Self {
+        Self::new("pekko-tuned", program)
     }
 
-    fn new(name: &'static str, command: Option<&str>) -> Self {
+    fn new(name: &'static str, program: &Arc<Program>) -> Self {
         Self {
             name,
-            command: command.map(str::to_owned),
+            program: Arc::clone(program),
             peer: None,
         }
     }
 
-    fn peer(&mut self) -> Result<&mut Peer, Failure> {
+    async fn peer(&mut self) -> Result<&mut Peer, Failure> {
         let peer = match self.peer.take() {
             Some(peer) => peer,
-            None => self.start()?,
+            None => self.program.start().await?,
         };
         Ok(self.peer.insert(peer))
-    }
-
-    fn start(&self) -> Result<Peer, Failure> {
-        let command = self.command.as_deref().unwrap_or_default();
-        let mut words = command.split_ascii_whitespace();
-        let program = words.next();
-        let program = program.ok_or_else(|| Failure::usage("the command for Pekko is empty"))?;
-        Peer::start(Command::new(program).args(words))
     }
 }
 
@@ -67,11 +160,12 @@ impl Contender for Pekko {
         self.name
     }
 
-    fn not_run(&self, _: &Case) -> Option<String> {
-        match self.command {
-            Some(_) => None,
-            None => Some("no program that measures Pekko was named with --pekko".to_owned()),
-        }
+    async fn prepare(&mut self) {
+        self.program.command().await;
+    }
+
+    fn not_run(&self, case: &Case) -> Option<String> {
+        self.program.not_run(case)
     }
 
     async fn measure(&mut self, case: &Case, world: &mut World) -> Result<Measured, Failure> {
@@ -82,7 +176,7 @@ impl Contender for Pekko {
             self.peer = None;
         }
         let started = Instant::now();
-        let mut answer = self.peer()?.ask(&request, TIMEOUT).await;
+        let mut answer = self.peer().await?.ask(&request, TIMEOUT).await;
         if let (Kind::StartUp, Ok(measured)) = (case.kind, &mut answer) {
             measured.p50_us = Some(started.elapsed().as_secs_f64() * 1e6);
         }
@@ -102,11 +196,38 @@ impl Contender for Pekko {
 mod tests {
     use super::*;
 
+    fn case(kind: Kind) -> Case {
+        let mut cases = crate::case::all().into_iter();
+        cases.find(|case| case.kind == kind).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_empty_command_is_a_reason_that_both_contenders_tell_for_every_work() {
+        let program = Arc::new(Program::named(" "));
+        let mut defaults = Pekko::with_defaults(&program);
+        defaults.prepare().await;
+        for contender in [defaults, Pekko::at_its_best(&program)] {
+            let reason = contender.not_run(&case(Kind::Write)).unwrap();
+            assert!(reason.contains("empty"), "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_named_is_asked_for_every_work_with_its_arguments() {
+        let program = Arc::new(Program::named("java  -jar load.jar"));
+        let mut pekko = Pekko::with_defaults(&program);
+        pekko.prepare().await;
+        assert_eq!(pekko.not_run(&case(Kind::Memory)), None);
+        let words = program.command().await.as_ref().unwrap();
+        assert_eq!(words, &["java", "-jar", "load.jar"]);
+    }
+
     #[test]
-    fn without_a_program_it_is_said_plainly_that_pekko_was_not_run() {
-        let case = crate::case::all().remove(0);
-        let reason = Pekko::with_defaults(None).not_run(&case).unwrap();
-        assert!(reason.contains("--pekko"), "{reason}");
-        assert_eq!(Pekko::at_its_best(Some("java")).not_run(&case), None);
+    fn the_program_that_is_built_says_which_works_it_does_not_do() {
+        let pekko = Pekko::with_defaults(&Arc::new(Program::built(Profile::PekkoNewest)));
+        assert_eq!(pekko.not_run(&case(Kind::Recover)), None);
+        for kind in [Kind::Memory, Kind::Passivate] {
+            assert!(pekko.not_run(&case(kind)).is_some());
+        }
     }
 }

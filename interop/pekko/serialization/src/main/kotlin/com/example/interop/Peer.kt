@@ -66,13 +66,17 @@ fun describe(error: Throwable): Map<String, String> {
     return mapOf("type" to cause.javaClass.name, "message" to (cause.message ?: ""))
 }
 
-/** Serves these commands on standard input and output; whatever else is printed goes to standard error. */
-fun serve(commands: Map<String, Command>): Nothing {
+/** Serves these commands on standard input and output. */
+fun serve(commands: Map<String, Command>): Nothing =
+    answering { output -> Peer(commands, output).serve(System.`in`) }
+
+/** Runs a process that answers on standard output; whatever else is printed goes to standard error. */
+fun answering(answer: (PrintStream) -> Unit): Nothing {
     val output = PrintStream(System.out, false, Charsets.UTF_8)
     System.setOut(System.err)
     // Actor systems would keep the process alive, also behind a last line that was cut off.
     try {
-        Peer(commands, output).serve(System.`in`)
+        answer(output)
         exitProcess(0)
     } catch (error: Throwable) {
         error.printStackTrace()
