@@ -150,6 +150,7 @@ async fn erase(live: &Live, id: &str, expected: i64) -> TestResult {
     let erase = Write {
         persistence_id: PersistenceId::unique(id)?,
         expected: Revision::new(expected).ok_or("no revision")?,
+        expected_at: None,
         change: Change::Erase,
     };
     let outcomes = live

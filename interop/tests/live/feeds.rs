@@ -244,6 +244,7 @@ async fn deletions(live: Live) -> TestResult {
         let write = Write {
             persistence_id: PersistenceId::unique(id)?,
             expected: Revision::FIRST,
+            expected_at: None,
             change,
         };
         let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
@@ -615,6 +616,7 @@ async fn write(store: &dyn DurableStateStore, keys: &[UserKey], revision: i64) -
         Ok::<_, AnyError>(Write {
             persistence_id,
             expected: Revision::new(revision - 1).ok_or("no revision")?,
+            expected_at: None,
             change: Change::Put {
                 revision: Revision::new(revision).ok_or("no revision")?,
                 payload,

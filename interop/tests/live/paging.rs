@@ -126,6 +126,7 @@ async fn create(store: &dyn DurableStateStore, ids: &[PersistenceId]) -> TestRes
         Ok::<_, AnyError>(Write {
             persistence_id: id.clone(),
             expected: Revision::NONE,
+            expected_at: None,
             change,
         })
     });
