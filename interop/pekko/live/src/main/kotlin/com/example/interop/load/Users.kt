@@ -1,6 +1,7 @@
 package com.example.interop.load
 
 import com.example.interop.live.Answer
+import com.example.interop.live.EmptyState
 import com.example.interop.live.OnWriteFailure
 import com.example.interop.live.Seen
 import com.example.interop.live.UserBehavior
@@ -86,7 +87,9 @@ class Users(config: Config, population: Int) : AutoCloseable {
     private fun start(context: ActorContext<Delivery>, user: Int): ActorRef<UserCommand> {
         val id = "load-user-$user"
         // A restart answers the command whose write failed; an actor that stops would leave its caller to a time-out.
-        val behavior = UserBehavior.create(PersistenceId.ofUniqueId(id), id, TAG, OnWriteFailure.Restart)
+        val behavior = UserBehavior.create(
+            PersistenceId.ofUniqueId(id), id, TAG, EmptyState.Value, OnWriteFailure.Restart,
+        )
         return context.spawn(behavior, id).also { actors.set(user, it) }
     }
 }
