@@ -20,7 +20,7 @@ use crate::error::{DecodeError, EncodeError};
 use crate::payload::{Manifest, Payload, SerializerId};
 
 pub(crate) mod cbor;
-mod compression;
+pub(crate) mod compression;
 pub(crate) mod json;
 pub(crate) mod local_date_time;
 mod migration;
@@ -50,7 +50,7 @@ impl PayloadFormat {
         }
     }
 
-    fn of(serializer_id: SerializerId) -> Result<Self, DecodeError> {
+    pub(crate) fn of(serializer_id: SerializerId) -> Result<Self, DecodeError> {
         match serializer_id {
             SerializerId::JACKSON_JSON | SerializerId::JACKSON_JSON_OLD => Ok(Self::Json),
             SerializerId::JACKSON_CBOR => Ok(Self::Cbor),

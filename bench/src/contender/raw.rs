@@ -15,9 +15,9 @@ use user_state_store::BATCH_ROWS_MAX;
 use crate::case::{Case, Kind};
 use crate::contender::{Contender, World, database_of};
 use crate::exit::Failure;
-use crate::load::Measured;
 use crate::load::callers::Requests;
 use crate::load::lanes;
+use crate::load::{Measured, Timing};
 use crate::population::{FIRST_REVISION, Row, Tables};
 
 mod batches;
@@ -85,6 +85,18 @@ impl Kept {
     /// So many of the connections, for the time of a measurement.
     fn take(&mut self, connections: usize) -> Vec<PgConnection> {
         self.connections.drain(..connections).collect()
+    }
+
+    /// Lets lanes step, and takes their connections back.
+    async fn measure<L: lanes::Lane>(
+        &mut self,
+        lanes: Vec<L>,
+        timing: Timing,
+        connection: impl Fn(L) -> PgConnection,
+    ) -> Result<Measured, Failure> {
+        let (measured, lanes) = lanes::measure(lanes, timing).await?;
+        self.connections.extend(lanes.into_iter().map(connection));
+        Ok(measured)
     }
 
     fn rest(&mut self) {

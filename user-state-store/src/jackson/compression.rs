@@ -66,6 +66,11 @@ pub(super) fn decompress(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, De
     Ok(Cow::Borrowed(bytes))
 }
 
+/// Whether these stored bytes are a compressed form, going by the first of them.
+pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
+    bytes.starts_with(&GZIP_MAGIC) || bytes.starts_with(&LZ4_MAGIC)
+}
+
 fn gzip(plain: &[u8]) -> io::Result<Vec<u8>> {
     let target = Vec::with_capacity(plain.len() / 4);
     let mut encoder = GzEncoder::new(target, flate2::Compression::default());

@@ -12,7 +12,8 @@
 use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
-use crate::payload::{Payload, SerializerId};
+use crate::jackson::PayloadFormat;
+use crate::payload::Payload;
 
 /// Whether the stored payload is what became of the written one.
 pub(super) fn is_alike(written: &Payload, stored: &Payload) -> bool {
@@ -24,9 +25,8 @@ pub(super) fn is_alike(written: &Payload, stored: &Payload) -> bool {
 
 /// Whether the payload could be in a JSON column at all.
 fn is_json(payload: &Payload) -> bool {
-    let json = [SerializerId::JACKSON_JSON, SerializerId::JACKSON_JSON_OLD];
     // Reading past a value has no limits of depth and of numbers: it tells what is JSON, and nothing else.
-    json.contains(&payload.serializer_id)
+    PayloadFormat::of(payload.serializer_id) == Ok(PayloadFormat::Json)
         && serde_json::from_slice::<IgnoredAny>(&payload.bytes).is_ok()
 }
 
@@ -83,6 +83,7 @@ fn is_same_number(written: &Number, stored: &Number) -> bool {
 mod tests {
     use super::*;
     use crate::payload::Manifest;
+    use crate::payload::SerializerId;
 
     fn json(bytes: &[u8]) -> Payload {
         Payload {

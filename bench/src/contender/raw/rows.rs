@@ -67,11 +67,9 @@ impl Contender for Rows {
             .enumerate()
             .map(lane)
             .collect();
-        let (measured, lanes) = lanes::measure(lanes, world.timing).await?;
         self.0
-            .connections
-            .extend(lanes.into_iter().map(|lane: Lane| lane.connection));
-        Ok(measured)
+            .measure(lanes, world.timing, |lane: Lane| lane.connection)
+            .await
     }
 
     async fn rest(&mut self) {

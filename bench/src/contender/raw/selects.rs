@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::{
     Arc, BATCH_ROWS_MAX, Case, Contender, Failure, Kept, Kind, Measured, PgConnection, Table,
-    World, async_trait, cores, lanes,
+    Timing, World, async_trait, cores, lanes,
 };
 use crate::contender::statements::SELECT_MANY;
 use crate::load::Reason;
@@ -62,15 +62,13 @@ impl Contender for Selects {
             let prepared = lane.read(&[0]).await;
             prepared.map_err(|reason| Failure::new(1, reason))?;
         }
-        let timing = crate::load::Timing {
+        let timing = Timing {
             warm_up: std::time::Duration::ZERO,
             ..world.timing
         };
-        let (measured, lanes) = lanes::measure(lanes, timing).await?;
         self.0
-            .connections
-            .extend(lanes.into_iter().map(|lane| lane.connection));
-        Ok(measured)
+            .measure(lanes, timing, |lane: Lane| lane.connection)
+            .await
     }
 
     async fn rest(&mut self) {

@@ -8,11 +8,10 @@
 
 use crate::connect::{PayloadColumn, StoreSettings};
 use crate::error::{DatabaseError, EncodeError, StoreError};
-use crate::payload::{Payload, SerializerId};
+use crate::jackson::PayloadFormat;
+use crate::jackson::compression::is_compressed;
+use crate::payload::Payload;
 use crate::store::Write;
-
-/// The first bytes of what a compressing serializer writes: gzip's (RFC 1952), and those of Pekko's LZ4 form.
-const COMPRESSED: [&[u8]; 2] = [&[0x1f, 0x8b], &[0x87, 0xd9, 0x6d, 0xf6]];
 
 /// The payload of a delete marker: Pekko's "no payload".
 const MARKER: &[u8] = b"";
@@ -113,14 +112,10 @@ pub(super) fn refusal(
             reason,
         })
     };
-    let json = [SerializerId::JACKSON_JSON, SerializerId::JACKSON_JSON_OLD];
-    if !json.contains(&payload.serializer_id) {
+    if PayloadFormat::of(payload.serializer_id) != Ok(PayloadFormat::Json) {
         return unencodable(EncodeError::NotJson(payload.serializer_id));
     }
-    if COMPRESSED
-        .iter()
-        .any(|magic| payload.bytes.starts_with(magic))
-    {
+    if is_compressed(&payload.bytes) {
         return unencodable(EncodeError::Compressed);
     }
     let text = std::str::from_utf8(&payload.bytes).ok();
