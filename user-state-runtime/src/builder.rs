@@ -13,7 +13,7 @@ use crate::lifecycle::Publisher;
 use crate::policy::ConflictPolicy;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
-use crate::stats::Counters;
+use crate::stats::ShardCounters;
 
 /// A runtime about to be started; made by [`Runtime::builder`] or [`Runtime::for_users`].
 ///
@@ -123,6 +123,7 @@ where
         }
         Ok(Runtime::start(Context {
             lifecycle: Publisher::new(settings.lifecycle_events_max),
+            counters: ShardCounters::new(settings.shards),
             settings,
             store: self.store,
             tags,
@@ -132,7 +133,6 @@ where
             delete_form: self.delete_form,
             writers: self.writers,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
-            counters: Counters::new(),
         }))
     }
 }

@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::lifecycle::Publisher;
 use crate::policy::ConflictPolicy;
 use crate::settings::Settings;
-use crate::stats::Counters;
+use crate::stats::ShardCounters;
 
 /// The configuration and collaborators of a runtime.
 pub(crate) struct Context<A: Aggregate> {
@@ -23,7 +23,7 @@ pub(crate) struct Context<A: Aggregate> {
     pub(crate) delete_form: DeleteForm,
     pub(crate) writers: Writers,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: ShardCounters,
     pub(crate) lifecycle: Publisher,
 }
 

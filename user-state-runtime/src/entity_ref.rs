@@ -181,7 +181,7 @@ where
         match self.runtime.mailbox(self.shard).try_send(mail) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Full(Mail::Request(message))) => {
-                self.runtime.counters().overloaded(1);
+                self.runtime.counters(self.shard).overloaded(1);
                 Err(NotSent::Full(message.request))
             }
             Err(mpsc::error::TrySendError::Closed(Mail::Request(message))) => {

@@ -79,9 +79,11 @@ where
         let mut shards = JoinSet::new();
         let (ending, until) = watch::channel(None);
         let mailboxes = (0..context.settings.shards)
-            .map(|_| {
+            .map(|shard| {
                 let (sender, mailbox) = mpsc::channel(context.settings.mailbox_messages_max);
-                shards.spawn(shard::run(Arc::clone(&context), mailbox, until.clone()));
+                let counters = Arc::clone(context.counters.of(shard));
+                let context = Arc::clone(&context);
+                shards.spawn(shard::run(context, counters, mailbox, until.clone()));
                 sender
             })
             .collect();
@@ -194,8 +196,8 @@ impl<A: Aggregate> Inner<A> {
         self.context.clock.as_ref()
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.context.counters
+    pub(crate) fn counters(&self, shard: usize) -> &Counters {
+        self.context.counters.of(shard)
     }
 }
 

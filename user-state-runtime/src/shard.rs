@@ -22,6 +22,7 @@ use crate::clock::Moment;
 use crate::context::Context;
 use crate::handler::Handled;
 use crate::request::Message;
+use crate::stats::Counters;
 use crate::work::{self, Done};
 
 mod core;
@@ -33,6 +34,9 @@ use core::Core;
 /// The most messages a shard takes from its mailbox in one turn: enough to fill a batch, few enough that finished
 /// database work is not kept waiting.
 const MAIL_PER_TURN_MAX: usize = 1_024;
+
+/// How many turns of the scheduler in a row a shard waits in vain for those it has just answered.
+const GATHERING_TURNS_MISSED_MAX: usize = 3;
 
 /// What stands in a mailbox.
 pub(crate) enum Mail<A: Aggregate> {
@@ -66,6 +70,7 @@ type Handlers<A> = FuturesUnordered<BoxFuture<'static, (PersistenceId, Handled<A
 /// `ending` tells.
 pub(crate) async fn run<A>(
     context: Arc<Context<A>>,
+    counters: Arc<Counters>,
     mut mailbox: mpsc::Receiver<Mail<A>>,
     mut ending: watch::Receiver<Option<Instant>>,
 ) where
@@ -73,7 +78,7 @@ pub(crate) async fn run<A>(
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    let mut core = Core::new(Arc::clone(&context));
+    let mut core = Core::new(Arc::clone(&context), counters);
     let mut mail = Vec::with_capacity(MAIL_PER_TURN_MAX);
     let mut work = JoinSet::new();
     let mut handlers = Handlers::new();
@@ -86,14 +91,18 @@ pub(crate) async fn run<A>(
                 core.on_mail(mail.drain(..), count);
             }
             Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),
-            Some(done) = work.join_next() => core.on_done(done, Instant::now()),
+            Some(done) = work.join_next() => {
+                let answered = core.on_done(done, Instant::now());
+                gather(&mut core, &mut mailbox, &mut mail, answered).await;
+            }
             Some((id, handled)) = handlers.next() => core.on_handled(&id, handled),
             () = wait(&mut idle_timer), if idle_timer.is_some() => {
                 idle_timer = None;
                 core.on_idle_time();
             }
-            () = tokio::time::sleep_until(real_deadline.unwrap_or_else(Instant::now)),
-                if real_deadline.is_some() => core.on_real_time(Instant::now()),
+            () = until(real_deadline), if real_deadline.is_some() => {
+                core.on_real_time(Instant::now());
+            }
             // Other tasks of this thread run between two turns.
             () = tokio::task::yield_now(), if core.has_more_due() => {}
         }
@@ -112,6 +121,48 @@ pub(crate) async fn run<A>(
     mailbox.close();
     while let Some(mail) = mailbox.recv().await {
         core.refuse(mail);
+    }
+}
+
+/// Handles the mail of those who were just answered, which often ask again at once, so that the next batch has them, too.
+///
+/// Costs no time where nobody comes: it ends when as many have come as were answered, or when the other tasks of this
+/// thread had their turn and nobody was among them.
+async fn gather<A>(
+    core: &mut Core<A>,
+    mailbox: &mut mpsc::Receiver<Mail<A>>,
+    mail: &mut Vec<Mail<A>>,
+    answered: usize,
+) where
+    A: Aggregate + Clone + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    let (mut came, mut missed) = (0, 0);
+    while came < answered && missed < GATHERING_TURNS_MISSED_MAX {
+        let room = core.mail_room().min(MAIL_PER_TURN_MAX);
+        if room == 0 {
+            return;
+        }
+        // No waker is left in the mailbox by this, so that the turns below are not cut short by the first mail.
+        let received = tokio::task::coop::unconstrained(mailbox.recv_many(mail, room));
+        match received.now_or_never() {
+            // The mailbox is closed, which the loop has to see.
+            Some(0) => return,
+            Some(count) => {
+                core.on_mail(mail.drain(..), count);
+                came += count;
+                missed = 0;
+            }
+            None => missed += 1,
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline).await;
     }
 }
 

@@ -21,11 +21,13 @@ use crate::handler::Handled;
 use crate::lifecycle::{LifecycleEvent, PassivationReason};
 use crate::pending::{OpenRequests, Pending};
 use crate::request::{Answer, Message, Request};
+use crate::stats::Counters;
 use crate::work::{Done, Loaded};
 
 /// A shard's entities and queues.
 pub(super) struct Core<A: Aggregate> {
     pub(super) context: Arc<Context<A>>,
+    pub(super) counters: Arc<Counters>,
     /// In the order of their last message: the least recent first.
     pub(super) entities: LinkedHashMap<PersistenceId, Entity<A>>,
     /// Entities with changes that are not on their way.
@@ -79,10 +81,11 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    pub(super) fn new(context: Arc<Context<A>>) -> Self {
+    pub(super) fn new(context: Arc<Context<A>>, counters: Arc<Counters>) -> Self {
         Self {
             now: context.clock.now(),
             context,
+            counters,
             entities: LinkedHashMap::new(),
             dirty: VecDeque::new(),
             held_over: None,
@@ -210,8 +213,9 @@ where
             .any(|entity| entity.is_abandoned() && due(entity))
     }
 
-    /// A piece of database work has come to its end.
-    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>, now: Instant) {
+    /// A piece of database work has come to its end. How many requests that has answered.
+    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>, now: Instant) -> usize {
+        let open = self.requests.count();
         match done {
             Ok(Done::Loaded(rows)) => {
                 self.loads_in_flight = self.loads_in_flight.saturating_sub(1);
@@ -226,12 +230,13 @@ where
             // Database work catches the panics of stores and mappings.
             Err(error) => unreachable!("database work always comes to its end: {error}"),
         }
+        open.saturating_sub(self.requests.count())
     }
 
     fn on_loaded(&mut self, id: &PersistenceId, row: Loaded<A>) {
         let recovers = self.entities.get(id).is_some_and(Entity::is_recovering);
         if let (true, Ok((_, known))) = (recovers, &row) {
-            self.context.counters.recovered(1);
+            self.counters.recovered(1);
             let (persistence_id, revision) = (id.clone(), known.revision());
             self.context
                 .lifecycle
@@ -341,7 +346,7 @@ where
         ) {
             entity.touch(pending.accepted_at);
         }
-        let driver = driver(&self.context, &self.requests, &id);
+        let driver = driver(&self.context, &self.counters, &self.requests, &id);
         let moved = entity.accept(pending, &driver);
         if entity.list_as_dirty() {
             self.dirty.push_back(id.clone());
@@ -385,7 +390,7 @@ where
             entity.enqueue(leave, &self.driver(&id));
             self.leaves_opened = true;
         }
-        self.context.counters.entity_entered();
+        self.counters.entity_entered();
         self.loads.push_back(id.clone());
         self.entities.insert(id, entity);
     }
@@ -452,6 +457,7 @@ where
     ) {
         let Self {
             context,
+            counters,
             entities,
             requests,
             ..
@@ -459,7 +465,7 @@ where
         let Some(entity) = entities.get_mut(id) else {
             return;
         };
-        let driver = driver(context, requests, id);
+        let driver = driver(context, counters, requests, id);
         let moved = move_it(entity, &driver);
         if entity.list_as_dirty() {
             self.dirty.push_back(id.clone());
@@ -492,7 +498,7 @@ where
                     self.fail_barriers();
                 }
                 if self.entities.remove(id).is_some() {
-                    self.context.counters.entity_left();
+                    self.counters.entity_left();
                 }
                 for pending in others {
                     self.deliver(id.clone(), pending);
@@ -502,12 +508,13 @@ where
     }
 
     pub(super) fn driver<'a>(&'a self, id: &'a PersistenceId) -> Driver<'a, A> {
-        driver(&self.context, &self.requests, id)
+        driver(&self.context, &self.counters, &self.requests, id)
     }
 }
 
 fn driver<'a, A: Aggregate>(
     context: &'a Context<A>,
+    counters: &'a Counters,
     requests: &'a OpenRequests,
     persistence_id: &'a PersistenceId,
 ) -> Driver<'a, A> {
@@ -518,7 +525,7 @@ fn driver<'a, A: Aggregate>(
         tags: &context.tags,
         delete_form: context.delete_form,
         conflict_policy: &context.conflict_policy,
-        counters: &context.counters,
+        counters,
         lifecycle: &context.lifecycle,
         requests,
     }

@@ -24,7 +24,7 @@ where
             let batch = WriteBatch::new(writes).unwrap_or_else(|broken| {
                 unreachable!("a shard cuts one valid write per entity: {broken}")
             });
-            self.context.counters.batches(1);
+            self.counters.batches(1);
             self.batches_in_flight += 1;
             self.effects.push(Effect::Write(batch));
         }

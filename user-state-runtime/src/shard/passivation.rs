@@ -82,8 +82,8 @@ where
             return Revision::NONE;
         };
         let revision = entity.durable();
-        self.context.counters.passivated(1);
-        self.context.counters.entity_left();
+        self.counters.passivated(1);
+        self.counters.entity_left();
         self.context
             .lifecycle
             .publish(|| LifecycleEvent::Passivated {
