@@ -27,28 +27,20 @@ SET
   tags = CASE WHEN w.keeps_tags THEN d.tags ELSE w.tags::text[] END,
   -- Strictly increasing per id, also when the clock is set back.
   db_timestamp = GREATEST(transaction_timestamp(), d.db_timestamp + interval '1 microsecond')
-FROM UNNEST(
-  $1::text[],
-  $2::bigint[],
-  $3::timestamptz[],
-  $4::bigint[],
-  $5::int[],
-  $6::text[],
-  $7::bytea[],
-  $8::text[],
-  $9::boolean[]
-) WITH ORDINALITY AS w (
-  persistence_id,
-  expected,
-  expected_at,
-  revision,
-  state_ser_id,
-  state_ser_manifest,
-  state_payload,
-  tags,
-  keeps_tags,
-  ordinal
-)
+FROM (
+  -- Not UNNEST of them all in FROM: that keeps a copy of each array, element by element, before the first row.
+  SELECT
+    unnest($1::text[]) AS persistence_id,
+    unnest($2::bigint[]) AS expected,
+    unnest($3::timestamptz[]) AS expected_at,
+    unnest($4::bigint[]) AS revision,
+    unnest($5::int[]) AS state_ser_id,
+    unnest($6::text[]) AS state_ser_manifest,
+    unnest($7::bytea[]) AS state_payload,
+    unnest($8::text[]) AS tags,
+    unnest($9::boolean[]) AS keeps_tags,
+    generate_series(1, cardinality($1::text[])::bigint) AS ordinal
+) AS w
 WHERE d.persistence_id = w.persistence_id
   -- Checked again on the newest version of the row after waiting for its lock.
   AND d.revision = w.expected
