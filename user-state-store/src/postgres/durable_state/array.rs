@@ -17,11 +17,17 @@ const NULL_LEN: i32 = -1;
 /// A one-dimensional array of what an iterator gives.
 pub(super) struct Array<I> {
     elements: I,
+    room: usize,
 }
 
 impl<I> Array<I> {
     pub(super) fn new(elements: I) -> Self {
-        Self { elements }
+        Self { elements, room: 0 }
+    }
+
+    /// Makes room for so many bytes before it is written, for it and what is bound behind it.
+    pub(super) fn with_room(self, room: usize) -> Self {
+        Self { room, ..self }
     }
 }
 
@@ -40,6 +46,7 @@ where
             .oid()
             .ok_or("a type without a number")?;
         let elements = self.elements.clone();
+        buffer.reserve(self.room);
         buffer.extend_from_slice(&DIMENSIONS.to_be_bytes());
         buffer.extend_from_slice(&FLAGS.to_be_bytes());
         buffer.extend_from_slice(&element_type.0.to_be_bytes());
