@@ -169,16 +169,16 @@ mod tests {
         answers.into_found()
     }
 
-    fn one(id: &str, number: i64) -> Found {
-        Ok(Some(state(PersistenceId::stored(id), revision(number))))
+    fn found(id: &str, number: i64) -> StoredState {
+        state(PersistenceId::stored(id), revision(number))
     }
 
-    fn doubled(id: &str, lower: i64, higher: i64) -> Found {
-        Err(StoreError::DuplicateRows {
+    fn doubled(id: &str, lower: i64, higher: i64) -> StoreError {
+        StoreError::DuplicateRows {
             persistence_id: PersistenceId::stored(id),
             lower: revision(lower),
             higher: revision(higher),
-        })
+        }
     }
 
     #[test]
@@ -190,7 +190,12 @@ mod tests {
 
     #[test]
     fn rows_are_found_in_whatever_order_they_come() {
-        let expected = [one("c", 3), one("a", 1), Ok(None), one("b", 2)];
+        let expected = [
+            Ok(Some(found("c", 3))),
+            Ok(Some(found("a", 1))),
+            Ok(None),
+            Ok(Some(found("b", 2))),
+        ];
         for rows in [
             [("a", 1), ("b", 2), ("c", 3)],
             [("c", 3), ("b", 2), ("a", 1)],
@@ -206,12 +211,12 @@ mod tests {
         assert_eq!(
             answers(&["b", "a", "b", "c", "c", "b"], &[("a", 1), ("b", 2)]),
             [
-                one("b", 2),
-                one("a", 1),
-                one("b", 2),
+                Ok(Some(found("b", 2))),
+                Ok(Some(found("a", 1))),
+                Ok(Some(found("b", 2))),
                 Ok(None),
                 Ok(None),
-                one("b", 2)
+                Ok(Some(found("b", 2)))
             ]
         );
     }
@@ -222,14 +227,18 @@ mod tests {
             [("a", 5), ("a", 7), ("b", 1), ("a", 6)],
             [("b", 1), ("a", 6), ("a", 7), ("a", 5)],
         ] {
-            let expected = [doubled("a", 5, 7), one("b", 1), doubled("a", 5, 7)];
+            let expected = [
+                Err(doubled("a", 5, 7)),
+                Ok(Some(found("b", 1))),
+                Err(doubled("a", 5, 7)),
+            ];
             assert_eq!(answers(&["a", "b", "a"], &rows), expected, "{rows:?}");
         }
     }
 
     #[test]
     fn rows_that_nobody_asked_for_are_left_out() {
-        let found = answers(&["b"], &[("a", 1), ("b", 2), ("B", 3)]);
-        assert_eq!(found, [one("b", 2)]);
+        let answers = answers(&["b"], &[("a", 1), ("b", 2), ("B", 3)]);
+        assert_eq!(answers, [Ok(Some(found("b", 2)))]);
     }
 }
