@@ -166,13 +166,13 @@ mod tests {
 
     use std::error::Error;
 
-    use sqlx::{Connection as _, Executor as _, PgConnection};
+    use sqlx::{Column as _, Connection as _, Executor as _, PgConnection, Statement as _};
     use user_state_runtime::testkit::TestDatabase;
 
     use super::*;
     use crate::connect::PayloadColumn;
     use crate::postgres::durable_state::{
-        DELETE_STATES, INSERT_STATES, SELECT_CHANGES, SELECT_LOCKED, SELECT_OTHER_ROWS,
+        DELETE_STATES, INSERT_STATES, PLACES, SELECT_CHANGES, SELECT_LOCKED, SELECT_OTHER_ROWS,
         SELECT_PERSISTENCE_IDS, SELECT_STATES, UPDATE_STATES,
     };
 
@@ -250,6 +250,35 @@ mod tests {
                 .map_err(|error| format!("{error} in {statement}"))?;
         }
         session.close().await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn columns_stand_where_they_are_read() -> Result<(), Box<dyn Error>> {
+        let database = TestDatabase::create().await?;
+        let states = PLACES.split_last().ok_or("no places")?.1;
+        for column in PAYLOAD_COLUMNS {
+            let mut session = session(&database, column).await?;
+            for (statement, places) in [
+                (SELECT_STATES.of(column), states),
+                (SELECT_CHANGES.of(column), &PLACES[..]),
+                (
+                    UPDATE_STATES.of(column),
+                    &[(0, "ordinal"), (1, "db_timestamp")],
+                ),
+                (DELETE_STATES, &[(0, "ordinal")]),
+                (
+                    INSERT_STATES.of(column),
+                    &[(0, "persistence_id"), (1, "db_timestamp")],
+                ),
+            ] {
+                let prepared = session.prepare(statement).await?;
+                let columns = prepared.columns().iter();
+                let columns: Vec<_> = columns.map(|it| (it.ordinal(), it.name())).collect();
+                assert_eq!(columns, places, "{statement}");
+            }
+            session.close().await?;
+        }
         Ok(())
     }
 

@@ -38,6 +38,54 @@ async fn ids(store: &PostgresStore, query: &ChangesQuery) -> Result<Vec<String>,
         .collect())
 }
 
+/// Neighbours share what they have in common, and nothing else.
+#[tokio::test]
+async fn each_row_of_a_load_and_of_a_page_has_its_own_manifest_and_tags() -> Outcome {
+    let database = Database::migrated().await?;
+    database
+        .execute(
+            "INSERT INTO durable_state VALUES
+             (0, '', 'a', 1, to_timestamp(1), 31, 'm', 'x', '{t}'),
+             (0, '', 'b', 1, to_timestamp(2), 31, 'm', 'y', '{t}'),
+             (0, '', 'c', 1, to_timestamp(3), 31, 'n', 'z', NULL),
+             (0, '', 'd', 1, to_timestamp(4), 31, 'n', 'x', '{t,u}'),
+             (0, '', 'e', 1, to_timestamp(5), 31, 'm', '', '{u}'),
+             (0, '', 'f', 1, to_timestamp(6), 31, '', 'x', '{}'),
+             (0, '', 'g', 1, to_timestamp(7), 31, 'm', 'x', '{t}')",
+        )
+        .await?;
+    let store = PostgresStore::open(&database.url().parse()?).await?;
+    let expected: [(&str, &str, &[u8], &[&str]); 7] = [
+        ("a", "m", b"x", &["t"]),
+        ("b", "m", b"y", &["t"]),
+        ("c", "n", b"z", &[]),
+        ("d", "n", b"x", &["t", "u"]),
+        ("e", "m", b"", &["u"]),
+        ("f", "", b"x", &[]),
+        ("g", "m", b"x", &["t"]),
+    ];
+    let ids = expected.map(|(id, ..)| PersistenceId::unique(id).unwrap());
+    let mut loaded = Vec::new();
+    for row in store.load(&ids).await? {
+        loaded.push(row?.ok_or("no row")?);
+    }
+    let page = store.changes(&query(10)).await?.states;
+    for states in [loaded, page] {
+        assert_eq!(states.len(), expected.len());
+        for (state, (id, manifest, bytes, tags)) in states.iter().zip(expected) {
+            let StoredValue::State(payload) = &state.value else {
+                return Err(format!("{id} is deleted").into());
+            };
+            assert_eq!(state.persistence_id.as_str(), id);
+            assert_eq!(payload.manifest.as_str(), manifest, "{id}");
+            assert_eq!(payload.bytes, bytes, "{id}");
+            assert_eq!(state.tags.iter().collect::<Vec<_>>(), tags, "{id}");
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn changes_come_by_time_then_revision_within_their_bounds() -> Outcome {
     let database = Database::migrated().await?;

@@ -1,11 +1,10 @@
 //! Table `durable_state`: its reads, and the way in to its writes.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row as _;
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgRow;
 
 use crate::changes::{ChangesPage, ChangesQuery};
 use crate::connect::StoreSettings;
@@ -14,6 +13,8 @@ use crate::persistence_id::PersistenceId;
 use crate::postgres::pool::Pool;
 use crate::store::{BATCH_ROWS_MAX, StoredState};
 
+mod array;
+mod asked;
 mod columns;
 mod create;
 mod locked;
@@ -22,13 +23,17 @@ mod row;
 mod update;
 mod write;
 
+use array::Array;
+use asked::{Answers, Asked};
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 #[cfg(test)]
 pub(super) use locked::SELECT_LOCKED;
 use payload_column::{Statement, reading_payload};
-use row::Found;
 pub(super) use row::Micros;
+#[cfg(test)]
+pub(super) use row::PLACES;
+use row::Reader;
 #[cfg(test)]
 pub(super) use update::{DELETE_STATES, UPDATE_STATES};
 pub(super) use write::write;
@@ -116,39 +121,35 @@ pub(super) async fn load(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let mut distinct: Vec<&str> = ids.iter().map(PersistenceId::as_str).collect();
-    distinct.sort_unstable();
-    distinct.dedup();
+    let asked = Asked::new(ids);
     let limit = settings.payload_bytes_max;
     let reading = pool.reading(settings).await?;
-    let rows = reading
+    reading
         .run(settings, async |connection| {
-            sqlx::query(SELECT_STATES.of(settings.payload_column))
-                .bind(&distinct)
+            let mut rows = sqlx::query(SELECT_STATES.of(settings.payload_column))
+                .bind(Array::new(asked.distinct()))
                 .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-                .fetch_all(connection)
-                .await
-        })
-        .await?;
-    let mut found: HashMap<&str, Found> = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let (id, one) = row::found(row, settings)?;
-        match found.entry(id) {
-            Entry::Vacant(entry) => {
-                entry.insert(one);
+                .fetch(connection);
+            let mut answers = Answers::to(&asked);
+            let mut reader = None;
+            let mut noted = Ok(());
+            // Read to the end in any case, so that the connection is fit for the next load.
+            while let Some(row) = rows.try_next().await? {
+                if noted.is_ok() {
+                    let reader = reader.get_or_insert_with(|| Reader::of(&row, settings));
+                    noted = note(&mut answers, &row, reader);
+                }
             }
-            Entry::Occupied(mut entry) => entry.get_mut().beside(id, &one),
-        }
-    }
-    Ok(ids
-        .iter()
-        .map(|id| {
-            found
-                .get(id.as_str())
-                .map(|one| one.state.clone())
-                .transpose()
+            Ok(noted.map(|()| answers.into_found()))
         })
-        .collect())
+        .await?
+}
+
+fn note(answers: &mut Answers<'_>, row: &PgRow, reader: &mut Reader<'_>) -> Result<(), StoreError> {
+    let id = reader.persistence_id(row)?;
+    let revision = reader.revision(row);
+    answers.add(id, revision, |id| reader.stored_state(row, id));
+    Ok(())
 }
 
 /// One page of changes. See [`crate::DurableStateStore::changes`].
@@ -175,17 +176,20 @@ pub(super) async fn changes(
                 .await
         })
         .await?;
+    let mut reader = rows.first().map(|row| Reader::of(row, settings));
     let until = rows
         .first()
-        .and_then(|row| row.try_get::<Micros, _>("until").ok())
-        .and_then(Micros::date_time)
+        .zip(reader.as_ref())
+        .and_then(|(row, reader)| reader.until(row))
         .or(query.until)
         .ok_or(StoreError::Unavailable(Cause::Protocol))?;
-    let states = rows
-        .iter()
-        .filter(|row| !row::is_absent(row))
-        .map(|row| row::stored_state(row, settings))
-        .collect::<Result<_, _>>()?;
+    let mut states = Vec::with_capacity(rows.len());
+    for row in rows.iter().filter(|row| !Reader::is_absent(row)) {
+        let reader = reader.get_or_insert_with(|| Reader::of(row, settings));
+        let id = std::str::from_utf8(reader.persistence_id(row)?)
+            .map_err(|_| StoreError::Unavailable(Cause::Protocol))?;
+        states.push(reader.stored_state(row, PersistenceId::stored(id))?);
+    }
     Ok(ChangesPage { states, until })
 }
 

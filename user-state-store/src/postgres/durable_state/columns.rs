@@ -1,86 +1,174 @@
 //! The writes of a batch as columns: one array per column, whatever the number of rows.
 
-use chrono::{DateTime, Utc};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo};
+use sqlx::{Encode, Postgres, Type};
 
 use crate::connect::PayloadColumn;
 use crate::payload::SerializerId;
+use crate::postgres::durable_state::array::Array;
 use crate::postgres::durable_state::payload_column;
+use crate::postgres::durable_state::row::Micros;
 use crate::store::{Change, Write};
 use crate::tags::Tags;
 
+/// The bytes of a write's numbers, and of the lengths before its values: 9 values at most.
+const ROW_BYTES: usize = 72;
+
+/// More than stands before the values of a statement's arrays: 24 bytes each.
+const HEAD_BYTES: usize = 256;
+
 /// The arrays to bind. All have one element per write.
-#[derive(Debug, Default)]
-pub(super) struct Columns<'write> {
-    pub(super) slice: Vec<i32>,
-    pub(super) entity_type: Vec<&'write str>,
-    pub(super) persistence_id: Vec<&'write str>,
-    pub(super) expected: Vec<i64>,
-    pub(super) expected_at: Vec<Option<DateTime<Utc>>>,
-    pub(super) revision: Vec<i64>,
-    pub(super) state_ser_id: Vec<i32>,
-    pub(super) state_ser_manifest: Vec<&'write str>,
-    pub(super) state_payload: Vec<&'write [u8]>,
-    /// Arrays cannot be ragged, so the tags of a row are one array literal, cast back by the server.
-    pub(super) tags: Vec<Option<String>>,
-    pub(super) keeps_tags: Vec<bool>,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Columns<'batch> {
+    writes: &'batch [&'batch Write],
 }
 
-impl<'write> Columns<'write> {
-    pub(super) fn of(writes: &[&'write Write], payload_column: PayloadColumn) -> Self {
-        let mut columns = Self::default();
+/// One value of each write.
+pub(super) trait Values<T>: ExactSizeIterator<Item = T> + Clone {}
+
+impl<T, I: ExactSizeIterator<Item = T> + Clone> Values<T> for I {}
+
+impl<'batch> Columns<'batch> {
+    pub(super) fn of(writes: &'batch [&'batch Write]) -> Self {
+        Self { writes }
+    }
+
+    /// About how many bytes all arrays of a statement take.
+    pub(super) fn bytes(self) -> usize {
+        let bytes = self.writes.iter().map(|write| {
+            let change = match &write.change {
+                Change::Put { payload, tags, .. } => {
+                    let tags: usize = tags.iter().map(|tag| tag.len() + 3).sum();
+                    payload.bytes.len() + payload.manifest.as_str().len() + tags
+                }
+                Change::Mark | Change::Erase => 0,
+            };
+            ROW_BYTES + write.persistence_id.as_str().len() + change
+        });
+        HEAD_BYTES + bytes.sum::<usize>()
+    }
+
+    pub(super) fn slice(self) -> Array<impl Values<i32>> {
+        self.array(|write| i32::from(write.persistence_id.slice().get()))
+    }
+
+    pub(super) fn entity_type(self) -> Array<impl Values<&'batch str>> {
+        self.array(|write| write.persistence_id.entity_type())
+    }
+
+    pub(super) fn persistence_id(self) -> Array<impl Values<&'batch str>> {
+        self.array(|write| write.persistence_id.as_str())
+    }
+
+    pub(super) fn expected(self) -> Array<impl Values<i64>> {
+        self.array(|write| write.expected.get())
+    }
+
+    pub(super) fn expected_at(self) -> Array<impl Values<Option<Micros>>> {
+        self.array(|write| write.expected_at.map(Micros::from))
+    }
+
+    pub(super) fn revision(self) -> Array<impl Values<i64>> {
+        self.array(|write| write.new_revision().get())
+    }
+
+    pub(super) fn state_ser_id(self) -> Array<impl Values<i32>> {
+        self.array(|write| {
+            write
+                .payload()
+                .map_or(SerializerId::NULL, |payload| payload.serializer_id)
+                .0
+        })
+    }
+
+    pub(super) fn state_ser_manifest(self) -> Array<impl Values<&'batch str>> {
+        self.array(|write| {
+            write
+                .payload()
+                .map_or("", |payload| payload.manifest.as_str())
+        })
+    }
+
+    pub(super) fn state_payload(
+        self,
+        payload_column: PayloadColumn,
+    ) -> Array<impl Values<&'batch [u8]>> {
         let marker = payload_column::marker(payload_column);
-        for write in writes {
-            columns.push(write, marker);
-        }
-        columns
+        self.array(move |write| write.payload().map_or(marker, |payload| &payload.bytes))
     }
 
-    fn push(&mut self, write: &'write Write, marker: &'static [u8]) {
-        self.slice
-            .push(i32::from(write.persistence_id.slice().get()));
-        self.entity_type.push(write.persistence_id.entity_type());
-        self.persistence_id.push(write.persistence_id.as_str());
-        self.expected.push(write.expected.get());
-        self.expected_at.push(write.expected_at);
-        self.revision.push(write.new_revision().get());
-        if let Change::Put { payload, tags, .. } = &write.change {
-            self.state_ser_id.push(payload.serializer_id.0);
-            self.state_ser_manifest.push(payload.manifest.as_str());
-            self.state_payload.push(&payload.bytes);
-            self.tags.push(array_literal(tags));
-            self.keeps_tags.push(false);
-        } else {
-            // Pekko 2.0's delete marker.
-            self.state_ser_id.push(SerializerId::NULL.0);
-            self.state_ser_manifest.push("");
-            self.state_payload.push(marker);
-            self.tags.push(None);
-            self.keeps_tags.push(true);
-        }
+    /// Arrays cannot be ragged, so the tags of a row are one array literal, cast back by the server.
+    pub(super) fn tags(self) -> Array<impl Values<Literal<'batch>>> {
+        self.array(|write| match &write.change {
+            Change::Put { tags, .. } => Literal(tags),
+            Change::Mark | Change::Erase => Literal(&Tags::NONE),
+        })
+    }
+
+    pub(super) fn keeps_tags(self) -> Array<impl Values<bool>> {
+        self.array(|write| !matches!(write.change, Change::Put { .. }))
+    }
+
+    fn array<T>(self, value: impl Fn(&'batch Write) -> T + Clone) -> Array<impl Values<T>> {
+        Array::new(self.writes.iter().map(move |write| value(write)))
     }
 }
 
-/// The tags as PostgreSQL's text form of a text array, or `None` without any (a NULL column, as Pekko writes).
+/// Tags as PostgreSQL's text form of a text array, or NULL without any (as Pekko writes).
 ///
 /// Every element is quoted, so that only the quote and the backslash have a meaning inside.
 /// Source: PostgreSQL's documentation, "Array Input and Output Syntax".
-fn array_literal(tags: &Tags) -> Option<String> {
-    if tags.is_empty() {
-        return None;
-    }
-    let mut literal = String::from("{");
-    for (index, tag) in tags.iter().enumerate() {
-        literal.push_str(if index == 0 { "\"" } else { ",\"" });
-        for character in tag.chars() {
-            if matches!(character, '"' | '\\') {
-                literal.push('\\');
-            }
-            literal.push(character);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Literal<'batch>(&'batch Tags);
+
+impl Literal<'_> {
+    fn write(self, literal: &mut Vec<u8>) -> IsNull {
+        if self.0.is_empty() {
+            return IsNull::Yes;
         }
-        literal.push('"');
+        literal.push(b'{');
+        for (index, tag) in self.0.iter().enumerate() {
+            if index > 0 {
+                literal.push(b',');
+            }
+            literal.push(b'"');
+            // Neither is ever a part of another character.
+            let is_special = |byte: &u8| matches!(byte, b'"' | b'\\');
+            if tag.as_bytes().iter().any(is_special) {
+                for byte in tag.as_bytes() {
+                    if is_special(byte) {
+                        literal.push(b'\\');
+                    }
+                    literal.push(*byte);
+                }
+            } else {
+                literal.extend_from_slice(tag.as_bytes());
+            }
+            literal.push(b'"');
+        }
+        literal.push(b'}');
+        IsNull::No
     }
-    literal.push('}');
-    Some(literal)
+}
+
+impl Type<Postgres> for Literal<'_> {
+    fn type_info() -> PgTypeInfo {
+        <&str as Type<Postgres>>::type_info()
+    }
+}
+
+impl PgHasArrayType for Literal<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        <&str as PgHasArrayType>::array_type_info()
+    }
+}
+
+impl Encode<'_, Postgres> for Literal<'_> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        Ok(self.write(buffer))
+    }
 }
 
 #[cfg(test)]
@@ -120,13 +208,17 @@ mod tests {
         fn any_tags_come_out_of_their_literal_unchanged(
             tags in proptest::collection::vec("[\\PC\"\\\\{}, ']{0,12}|NULL", 1..6),
         ) {
-            let literal = array_literal(&Tags::new(tags.iter().map(String::as_str))).unwrap();
-            prop_assert_eq!(read(&literal), tags);
+            let written = Tags::new(tags.iter().map(String::as_str));
+            let mut literal = Vec::new();
+            prop_assert!(!Literal(&written).write(&mut literal).is_null());
+            prop_assert_eq!(read(&String::from_utf8(literal).unwrap()), tags);
         }
     }
 
     #[test]
     fn no_tags_are_no_literal() {
-        assert_eq!(array_literal(&Tags::NONE), None);
+        let mut literal = Vec::new();
+        assert!(Literal(&Tags::NONE).write(&mut literal).is_null());
+        assert_eq!(literal, b"");
     }
 }

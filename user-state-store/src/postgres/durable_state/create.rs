@@ -178,16 +178,16 @@ async fn attempt(
     let answer = timeout(deadline, lease.begin()?.execute(begin)).await;
     lease.end(answer, Leaves::InTransaction)?;
 
-    let columns = Columns::of(writes, payload_column);
+    let columns = Columns::of(writes);
     let inserting = sqlx::query(INSERT_STATES.of(payload_column))
-        .bind(&columns.slice)
-        .bind(&columns.entity_type)
-        .bind(&columns.persistence_id)
-        .bind(&columns.revision)
-        .bind(&columns.state_ser_id)
-        .bind(&columns.state_ser_manifest)
-        .bind(&columns.state_payload)
-        .bind(&columns.tags)
+        .bind(columns.slice().with_room(columns.bytes()))
+        .bind(columns.entity_type())
+        .bind(columns.persistence_id())
+        .bind(columns.revision())
+        .bind(columns.state_ser_id())
+        .bind(columns.state_ser_manifest())
+        .bind(columns.state_payload(payload_column))
+        .bind(columns.tags())
         .fetch_all(lease.begin()?);
     let answer = timeout(deadline, inserting).await;
     let rows = lease.end(answer, Leaves::InTransaction)?;

@@ -3,8 +3,10 @@
 use chrono::{DateTime, Utc};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArgumentBuffer, PgRow, PgTypeInfo, PgValueFormat, PgValueRef};
-use sqlx::{Decode, Encode, Postgres, Row as _, Type, ValueRef as _};
+use sqlx::postgres::{
+    PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo, PgValueFormat, PgValueRef,
+};
+use sqlx::{Column as _, Decode, Encode, Postgres, Row as _, Type, ValueRef as _};
 
 use crate::connect::StoreSettings;
 use crate::error::{Cause, DecodeError, StoreError};
@@ -37,6 +39,19 @@ impl Micros {
     }
 }
 
+impl From<DateTime<Utc>> for Micros {
+    /// Whole microseconds, rounded down. No instant of chrono's is beyond those of an `i64`.
+    fn from(at: DateTime<Utc>) -> Self {
+        Self(at.timestamp_micros().saturating_sub(POSTGRES_EPOCH_MICROS))
+    }
+}
+
+impl PgHasArrayType for Micros {
+    fn array_type_info() -> PgTypeInfo {
+        <DateTime<Utc> as PgHasArrayType>::array_type_info()
+    }
+}
+
 impl Type<Postgres> for Micros {
     fn type_info() -> PgTypeInfo {
         <DateTime<Utc> as Type<Postgres>>::type_info()
@@ -58,93 +73,214 @@ impl Encode<'_, Postgres> for Micros {
     }
 }
 
-/// Whose row this is.
-fn persistence_id(row: &PgRow) -> Result<PersistenceId, StoreError> {
-    row.try_get("persistence_id")
-        .map(PersistenceId::stored)
-        .map_err(|_| StoreError::Unavailable(Cause::Protocol))
-}
+/// Where the columns of a state stand in the statements that read one: rows are read by place, not by name.
+const PERSISTENCE_ID: usize = 0;
+const SLICE: usize = 1;
+const ENTITY_TYPE: usize = 2;
+const REVISION: usize = 3;
+const DB_TIMESTAMP: usize = 4;
+const STATE_SER_ID: usize = 5;
+const STATE_SER_MANIFEST: usize = 6;
+const STATE_PAYLOAD: usize = 7;
+const TAGS: usize = 8;
 
-/// Whether an outer join found no row.
-pub(super) fn is_absent(row: &PgRow) -> bool {
-    row.try_get_raw("persistence_id")
-        .is_ok_and(|value| value.is_null())
-}
+/// Behind them, in a page of changes only.
+const UNTIL: usize = 9;
 
-/// The row as a state, or what is wrong with it.
+/// The places, and what has to stand there.
+#[cfg(test)]
+pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
+    (PERSISTENCE_ID, "persistence_id"),
+    (SLICE, "slice"),
+    (ENTITY_TYPE, "entity_type"),
+    (REVISION, "revision"),
+    (DB_TIMESTAMP, "db_timestamp"),
+    (STATE_SER_ID, "state_ser_id"),
+    (STATE_SER_MANIFEST, "state_ser_manifest"),
+    (STATE_PAYLOAD, "state_payload"),
+    (TAGS, "tags"),
+    (UNTIL, "until"),
+];
+
+/// Reads the rows of one result.
 ///
-/// A NULL manifest is read as the empty one: a mapping that needs a class name then says what it misses.
-pub(super) fn stored_state(
-    row: &PgRow,
-    settings: &StoreSettings,
-) -> Result<StoredState, StoreError> {
-    let persistence_id = persistence_id(row)?;
-    let serializer_id = SerializerId(row.try_get("state_ser_id").unwrap_or_default());
-    let manifest: Option<&str> = row.try_get("state_ser_manifest").unwrap_or_default();
-    let manifest = Manifest::new(manifest.unwrap_or_default());
-    let marker = payload_column::marker(settings.payload_column);
-    match columns(row, settings.payload_bytes_max) {
-        Ok(columns) => Ok(StoredState {
-            persistence_id,
-            slice: columns.slice,
-            entity_type: columns.entity_type.into(),
-            revision: columns.revision,
-            db_timestamp: columns.db_timestamp,
-            value: if serializer_id == SerializerId::NULL && columns.state_payload == marker {
-                StoredValue::Deleted
-            } else {
-                StoredValue::State(Payload {
-                    serializer_id,
-                    manifest,
-                    bytes: columns.state_payload,
-                })
-            },
-            tags: columns.tags,
-        }),
-        Err(reason) => Err(StoreError::Corrupt {
-            persistence_id,
-            serializer_id,
-            manifest,
-            reason,
-        }),
+/// They have the same columns, so that types are compared once. Most have the manifest and the tags of the row before,
+/// and share them then.
+pub(super) struct Reader<'settings> {
+    settings: &'settings StoreSettings,
+    /// Whether the column at each place has the type that is read there.
+    readable: [bool; 10],
+    manifest: Option<Manifest>,
+    /// The last tags, and their form in the row.
+    tags: Option<(Box<[u8]>, Tags)>,
+}
+
+impl<'settings> Reader<'settings> {
+    /// A reader of the result that this row is from.
+    pub(super) fn of(row: &PgRow, settings: &'settings StoreSettings) -> Self {
+        Self {
+            settings,
+            readable: [
+                is_readable::<&str>(row, PERSISTENCE_ID),
+                is_readable::<i32>(row, SLICE),
+                is_readable::<&str>(row, ENTITY_TYPE),
+                is_readable::<i64>(row, REVISION),
+                is_readable::<Micros>(row, DB_TIMESTAMP),
+                is_readable::<i32>(row, STATE_SER_ID),
+                is_readable::<&str>(row, STATE_SER_MANIFEST),
+                is_readable::<&[u8]>(row, STATE_PAYLOAD),
+                is_readable::<Vec<Option<String>>>(row, TAGS),
+                is_readable::<Micros>(row, UNTIL),
+            ],
+            manifest: None,
+            tags: None,
+        }
     }
-}
 
-/// What was found for one id.
-pub(super) struct Found {
-    /// The state, or why there is none to show.
-    pub(super) state: Result<StoredState, StoreError>,
-    lower: Revision,
-    higher: Revision,
-}
+    /// Whose row this is, as bytes that may be no text.
+    pub(super) fn persistence_id<'row>(&self, row: &'row PgRow) -> Result<&'row [u8], StoreError> {
+        self.bytes(row, PERSISTENCE_ID)
+            .ok_or(StoreError::Unavailable(Cause::Protocol))
+    }
 
-/// One row, and whose it is.
-pub(super) fn found<'row>(
-    row: &'row PgRow,
-    settings: &StoreSettings,
-) -> Result<(&'row str, Found), StoreError> {
-    let id = row
-        .try_get("persistence_id")
-        .map_err(|_| StoreError::Unavailable(Cause::Protocol))?;
-    let revision = Revision::new(row.try_get("revision").unwrap_or_default()).unwrap_or_default();
-    let found = Found {
-        state: stored_state(row, settings),
-        lower: revision,
-        higher: revision,
-    };
-    Ok((id, found))
-}
+    /// Whether an outer join found no row.
+    pub(super) fn is_absent(row: &PgRow) -> bool {
+        row.try_get_raw(PERSISTENCE_ID)
+            .is_ok_and(|value| value.is_null())
+    }
 
-impl Found {
-    /// Adds a second row of the same id: there is no state to show then, only the error that names both.
-    pub(super) fn beside(&mut self, id: &str, other: &Self) {
-        self.lower = self.lower.min(other.lower);
-        self.higher = self.higher.max(other.higher);
-        self.state = Err(StoreError::DuplicateRows {
-            persistence_id: PersistenceId::stored(id),
-            lower: self.lower,
-            higher: self.higher,
-        });
+    /// The revision; that of no row where it cannot be read.
+    pub(super) fn revision(&self, row: &PgRow) -> Revision {
+        self.cell(row, REVISION)
+            .and_then(Revision::new)
+            .unwrap_or_default()
+    }
+
+    /// The upper bound of a page's times.
+    pub(super) fn until(&self, row: &PgRow) -> Option<DateTime<Utc>> {
+        self.cell(row, UNTIL).and_then(Micros::date_time)
+    }
+
+    /// The row as a state, or what is wrong with it.
+    ///
+    /// A NULL manifest is read as the empty one: a mapping that needs a class name then says what it misses.
+    pub(super) fn stored_state(
+        &mut self,
+        row: &PgRow,
+        persistence_id: PersistenceId,
+    ) -> Result<StoredState, StoreError> {
+        let serializer_id = SerializerId(self.cell(row, STATE_SER_ID).unwrap_or_default());
+        let manifest = self.manifest(row);
+        let marker = payload_column::marker(self.settings.payload_column);
+        match self.columns(row) {
+            Ok(columns) => Ok(StoredState {
+                persistence_id,
+                slice: columns.slice,
+                entity_type: columns.entity_type.into(),
+                revision: columns.revision,
+                db_timestamp: columns.db_timestamp,
+                value: if serializer_id == SerializerId::NULL && columns.state_payload == marker {
+                    StoredValue::Deleted
+                } else {
+                    StoredValue::State(Payload {
+                        serializer_id,
+                        manifest,
+                        bytes: columns.state_payload.to_vec(),
+                    })
+                },
+                tags: columns.tags,
+            }),
+            Err(reason) => Err(StoreError::Corrupt {
+                persistence_id,
+                serializer_id,
+                manifest,
+                reason,
+            }),
+        }
+    }
+
+    fn manifest(&mut self, row: &PgRow) -> Manifest {
+        let bytes = self.bytes(row, STATE_SER_MANIFEST).unwrap_or_default();
+        if let Some(manifest) = &self.manifest
+            && manifest.as_str().as_bytes() == bytes
+        {
+            return manifest.clone();
+        }
+        let manifest = Manifest::new(std::str::from_utf8(bytes).unwrap_or_default());
+        self.manifest.insert(manifest).clone()
+    }
+
+    fn tags(&mut self, row: &PgRow) -> Option<Tags> {
+        let value = row.try_get_raw(TAGS).ok()?;
+        if value.is_null() {
+            return Some(Tags::NONE);
+        }
+        let bytes = self.bytes(row, TAGS)?;
+        if let Some((form, tags)) = &self.tags
+            && **form == *bytes
+        {
+            return Some(tags.clone());
+        }
+        let decoded = <Vec<Option<String>> as Decode<Postgres>>::decode(value).ok()?;
+        let tags = Tags::new(decoded.iter().flatten().map(String::as_str));
+        self.tags = Some((bytes.into(), tags.clone()));
+        Some(tags)
+    }
+
+    fn columns<'row>(&mut self, row: &'row PgRow) -> Result<Columns<'row>, DecodeError> {
+        let slice: i32 = self
+            .cell(row, SLICE)
+            .ok_or(malformed("column slice is no number"))?;
+        let revision: i64 = self
+            .cell(row, REVISION)
+            .ok_or(malformed("column revision is no number"))?;
+        let db_timestamp: Micros = self
+            .cell(row, DB_TIMESTAMP)
+            .ok_or(malformed("column db_timestamp is no time"))?;
+        let state_payload: Option<&[u8]> = self
+            .cell(row, STATE_PAYLOAD)
+            .ok_or(malformed("column state_payload is not binary"))?;
+        let tags = self
+            .tags(row)
+            .ok_or(malformed("column tags is no list of texts"))?;
+        Ok(Columns {
+            slice: u16::try_from(slice)
+                .ok()
+                .and_then(Slice::new)
+                .ok_or(malformed("column slice is out of range"))?,
+            entity_type: self
+                .cell(row, ENTITY_TYPE)
+                .ok_or(malformed("column entity_type is no text"))?,
+            revision: Revision::new(revision).ok_or(malformed("column revision is negative"))?,
+            db_timestamp: db_timestamp
+                .date_time()
+                .ok_or(DecodeError::TimeOutOfRange {
+                    field: "db_timestamp",
+                })?,
+            state_payload: state_payload.ok_or(DecodeError::TooLarge {
+                limit: self.settings.payload_bytes_max,
+            })?,
+            tags,
+        })
+    }
+
+    /// A value, where the column is of its type.
+    fn cell<'row, T: Decode<'row, Postgres>>(&self, row: &'row PgRow, place: usize) -> Option<T> {
+        let value = row.try_get_raw(place).ok()?;
+        // What a NULL would be the NULL of does not matter.
+        if !value.is_null() && !self.is_readable(place) {
+            return None;
+        }
+        T::decode(value).ok()
+    }
+
+    fn bytes<'row>(&self, row: &'row PgRow, place: usize) -> Option<&'row [u8]> {
+        let value = row.try_get_raw(place).ok()?;
+        value.as_bytes().ok().filter(|_| self.is_readable(place))
+    }
+
+    fn is_readable(&self, place: usize) -> bool {
+        self.readable.get(place).copied().unwrap_or_default()
     }
 }
 
@@ -153,45 +289,15 @@ struct Columns<'row> {
     entity_type: &'row str,
     revision: Revision,
     db_timestamp: DateTime<Utc>,
-    state_payload: Vec<u8>,
+    state_payload: &'row [u8],
     tags: Tags,
 }
 
-fn columns(row: &PgRow, payload_limit: usize) -> Result<Columns<'_>, DecodeError> {
-    let slice: i32 = column(row, "slice", "column slice is no number")?;
-    let revision: i64 = column(row, "revision", "column revision is no number")?;
-    let db_timestamp: Micros = column(row, "db_timestamp", "column db_timestamp is no time")?;
-    let state_payload: Option<Vec<u8>> =
-        column(row, "state_payload", "column state_payload is not binary")?;
-    let tags: Option<Vec<Option<String>>> = column(row, "tags", "column tags is no list of texts")?;
-    Ok(Columns {
-        slice: u16::try_from(slice)
-            .ok()
-            .and_then(Slice::new)
-            .ok_or(malformed("column slice is out of range"))?,
-        entity_type: column(row, "entity_type", "column entity_type is no text")?,
-        revision: Revision::new(revision).ok_or(malformed("column revision is negative"))?,
-        db_timestamp: db_timestamp
-            .date_time()
-            .ok_or(DecodeError::TimeOutOfRange {
-                field: "db_timestamp",
-            })?,
-        state_payload: state_payload.ok_or(DecodeError::TooLarge {
-            limit: payload_limit,
-        })?,
-        tags: Tags::new(tags.iter().flatten().flatten().map(String::as_str)),
-    })
-}
-
-fn column<'row, T>(
-    row: &'row PgRow,
-    name: &'static str,
-    problem: &'static str,
-) -> Result<T, DecodeError>
-where
-    T: Decode<'row, Postgres> + Type<Postgres>,
-{
-    row.try_get(name).map_err(|_| malformed(problem))
+/// Whether the column at this place is of this type, in all rows of this row's result.
+pub(super) fn is_readable<T: Type<Postgres>>(row: &PgRow, place: usize) -> bool {
+    row.columns()
+        .get(place)
+        .is_some_and(|column| T::compatible(column.type_info()))
 }
 
 fn malformed(problem: &'static str) -> DecodeError {

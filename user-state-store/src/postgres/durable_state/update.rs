@@ -1,14 +1,16 @@
 //! Writes of rows that exist: one statement, one round trip, committed by itself.
 
 use chrono::{DateTime, Utc};
+use futures_util::{TryStream, TryStreamExt as _};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
 use crate::connect::PayloadColumn;
+use crate::error::Cause;
 use crate::postgres::durable_state::columns::Columns;
 use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
-use crate::postgres::durable_state::row::Micros;
+use crate::postgres::durable_state::row::{Micros, is_readable};
 use crate::postgres::durable_state::write::Answer;
 use crate::postgres::error::Failure;
 use crate::postgres::session::{Lease, Leaves};
@@ -49,6 +51,10 @@ WHERE d.persistence_id = w.persistence_id
 RETURNING w.ordinal, d.db_timestamp"
 );
 
+/// Where the columns stand that are returned.
+const ORDINAL: usize = 0;
+const DB_TIMESTAMP: usize = 1;
+
 /// Removes the rows whose revision, and time where it is known, are the expected ones.
 pub(in crate::postgres) const DELETE_STATES: &str = "\
 DELETE FROM durable_state AS d
@@ -73,29 +79,23 @@ pub(super) async fn update(
     writes: &[&Write],
     payload_column: PayloadColumn,
 ) -> Result<Vec<Answer>, Failure> {
-    let columns = Columns::of(writes, payload_column);
+    let columns = Columns::of(writes);
     let deadline = lease.answer_deadline();
-    let sending = sqlx::query(UPDATE_STATES.of(payload_column))
-        .bind(&columns.persistence_id)
-        .bind(&columns.expected)
-        .bind(&columns.expected_at)
-        .bind(&columns.revision)
-        .bind(&columns.state_ser_id)
-        .bind(&columns.state_ser_manifest)
-        .bind(&columns.state_payload)
-        .bind(&columns.tags)
-        .bind(&columns.keeps_tags)
-        .fetch_all(lease.begin()?);
-    let answer = timeout(deadline, sending).await;
-    let rows = lease.end(answer, Leaves::Clean)?;
-    answers(writes.len(), &rows, |row| {
-        // A time that chrono cannot hold is still a time: the row was written.
-        let db_timestamp: Micros = row.try_get(1).ok()?;
-        Some(Some(
-            db_timestamp.date_time().unwrap_or(DateTime::<Utc>::MAX_UTC),
-        ))
-    })
-    .inspect_err(|_| lease.discard())
+    let rows = sqlx::query(UPDATE_STATES.of(payload_column))
+        .bind(columns.persistence_id().with_room(columns.bytes()))
+        .bind(columns.expected())
+        .bind(columns.expected_at())
+        .bind(columns.revision())
+        .bind(columns.state_ser_id())
+        .bind(columns.state_ser_manifest())
+        .bind(columns.state_payload(payload_column))
+        .bind(columns.tags())
+        .bind(columns.keeps_tags())
+        .fetch(lease.begin()?);
+    let answer = timeout(deadline, answers(writes.len(), rows, updated)).await;
+    lease
+        .end(answer, Leaves::Clean)?
+        .inspect_err(|_| lease.discard())
 }
 
 /// Erasures.
@@ -103,40 +103,57 @@ pub(super) async fn erase(
     lease: &mut Lease<'_>,
     writes: &[&Write],
 ) -> Result<Vec<Answer>, Failure> {
-    let ids: Vec<&str> = writes
-        .iter()
-        .map(|write| write.persistence_id.as_str())
-        .collect();
-    let expected: Vec<i64> = writes.iter().map(|write| write.expected.get()).collect();
-    let expected_at: Vec<_> = writes.iter().map(|write| write.expected_at).collect();
+    let columns = Columns::of(writes);
     let deadline = lease.answer_deadline();
-    let sending = sqlx::query(DELETE_STATES)
-        .bind(&ids)
-        .bind(&expected)
-        .bind(&expected_at)
-        .fetch_all(lease.begin()?);
-    let answer = timeout(deadline, sending).await;
-    let rows = lease.end(answer, Leaves::Clean)?;
-    answers(writes.len(), &rows, |_| Some(None)).inspect_err(|_| lease.discard())
+    let rows = sqlx::query(DELETE_STATES)
+        .bind(columns.persistence_id())
+        .bind(columns.expected())
+        .bind(columns.expected_at())
+        .fetch(lease.begin()?);
+    let answer = timeout(
+        deadline,
+        answers(writes.len(), rows, |_| Some(Answer::Applied(None))),
+    )
+    .await;
+    lease
+        .end(answer, Leaves::Clean)?
+        .inspect_err(|_| lease.discard())
 }
 
-/// One answer per write: those returned were applied, the others met another row.
-fn answers(
+/// A row that was written, since its new time.
+fn updated(row: &PgRow) -> Option<Answer> {
+    let db_timestamp: Micros = row.try_get_unchecked(DB_TIMESTAMP).ok()?;
+    // A time that chrono cannot hold is still a time: the row was written.
+    let db_timestamp = db_timestamp.date_time().unwrap_or(DateTime::<Utc>::MAX_UTC);
+    Some(Answer::Applied(Some(db_timestamp)))
+}
+
+/// One answer per write: those returned were applied, the others met another row. Rows are read to the end in any case.
+async fn answers(
     count: usize,
-    rows: &[PgRow],
-    applied: impl Fn(&PgRow) -> Option<Option<DateTime<Utc>>>,
-) -> Result<Vec<Answer>, Failure> {
+    mut rows: impl TryStream<Ok = PgRow, Error = sqlx::Error> + Unpin,
+    applied: impl Fn(&PgRow) -> Option<Answer>,
+) -> Result<Result<Vec<Answer>, Failure>, sqlx::Error> {
     let mut answers = vec![Answer::Conflict; count];
-    for row in rows {
-        let answered = row
-            .try_get::<i64, _>(0)
-            .ok()
+    let mut readable = None;
+    let mut understood = Ok(());
+    while let Some(row) = rows.try_next().await? {
+        // All rows of a result have the same columns.
+        let readable = *readable.get_or_insert_with(|| are_readable(&row));
+        let answered = readable
+            .then(|| row.try_get_unchecked::<i64, _>(ORDINAL).ok())
+            .flatten()
             .and_then(|ordinal| usize::try_from(ordinal).ok()?.checked_sub(1))
             .and_then(|index| answers.get_mut(index));
-        match (answered, applied(row)) {
-            (Some(answer), Some(db_timestamp)) => *answer = Answer::Applied(db_timestamp),
-            _ => return Err(Failure::Lost(crate::error::Cause::Protocol)),
+        match (answered, applied(&row)) {
+            (Some(answer), Some(applied)) => *answer = applied,
+            _ => understood = Err(Failure::Lost(Cause::Protocol)),
         }
     }
-    Ok(answers)
+    Ok(understood.map(|()| answers))
+}
+
+/// Whether what is returned has the types that are read; nothing is returned of a row that is gone but its place.
+fn are_readable(row: &PgRow) -> bool {
+    is_readable::<i64>(row, ORDINAL) && (row.len() == 1 || is_readable::<Micros>(row, DB_TIMESTAMP))
 }

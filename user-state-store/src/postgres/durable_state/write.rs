@@ -241,12 +241,12 @@ impl<'batch> Group<'batch> {
     }
 
     fn answer(&mut self, part: Range<usize>, answers: Vec<Answer>) {
-        for (index, answer) in part.zip(answers) {
-            let outcome = match answer {
+        let slots = self.outcomes.get_mut(part).unwrap_or_default();
+        for (slot, answer) in slots.iter_mut().zip(answers) {
+            *slot = match answer {
                 Answer::Applied(db_timestamp) => WriteOutcome::Applied(db_timestamp),
                 Answer::Conflict => WriteOutcome::Conflict,
             };
-            self.settle(index..index + 1, &outcome);
         }
     }
 
@@ -270,7 +270,14 @@ fn refusal(write: &Write, settings: &StoreSettings) -> Option<StoreError> {
         })
     };
     let manifest = payload.manifest.as_str();
-    let has_nul = manifest.contains('\0') || tags.iter().any(|tag| tag.contains('\0'));
+    // No text has more characters than bytes: nearly none needs to be counted.
+    let characters = |text: &str| match text.len() {
+        few @ ..=CHARACTERS_MAX => few,
+        _ => text.chars().count(),
+    };
+    // Bytes are compared many at a time, characters are not.
+    let has_nul = |text: &str| text.as_bytes().contains(&0);
+    let has_nul = has_nul(manifest) || tags.iter().any(has_nul);
     too_large(
         "the payload's number of bytes",
         payload.bytes.len(),
@@ -279,7 +286,7 @@ fn refusal(write: &Write, settings: &StoreSettings) -> Option<StoreError> {
     .or_else(|| {
         too_large(
             "the manifest's number of characters",
-            manifest.chars().count(),
+            characters(manifest),
             CHARACTERS_MAX,
         )
     })
