@@ -188,6 +188,11 @@ impl<A: Aggregate> Settled<A> {
         self.pending.fail(failure, requests, observers);
     }
 
+    /// Brings the caller's reply into the processor's cache.
+    pub(crate) fn touch(&self) {
+        self.pending.request.touch();
+    }
+
     /// Whether the answer is part of a change, not just a look at the state.
     pub(crate) fn is_change(&self) -> bool {
         matches!(self.answer, Answer::Done | Answer::Deleted)

@@ -93,6 +93,14 @@ impl<A: Aggregate> Request<A> {
         )
     }
 
+    /// Brings the caller's reply into the processor's cache: it was written when the request was sent, perhaps thousands of
+    /// requests ago.
+    pub(crate) fn touch(&self) {
+        if let Self::Execute { reply, .. } = self {
+            std::hint::black_box(reply.is_closed());
+        }
+    }
+
     /// Gives the answer. A caller that has gone is no concern.
     pub(crate) fn answer(self, revision: Revision, answer: Answer<A>, observers: Observers<'_>) {
         match (self, answer) {

@@ -11,6 +11,9 @@ use crate::lifecycle::LifecycleEvent;
 use crate::pending::Settled;
 use crate::row::Row;
 
+/// How many answers ahead of the one that is sent memory is touched: enough to hide how long that takes.
+const ANSWERS_AHEAD: usize = 4;
+
 /// A write on its way, with the answers that depend on it.
 pub(super) struct Flight<A: Aggregate> {
     revision: Revision,
@@ -126,8 +129,12 @@ where
             revision: flight.revision,
         });
         let abandoned = flight.is_abandoned();
-        for settled in flight.settled {
-            driver.send(settled);
+        let mut settled = flight.settled.into_iter();
+        while let Some(next) = settled.next() {
+            if let Some(later) = settled.as_slice().get(ANSWERS_AHEAD) {
+                later.touch();
+            }
+            driver.send(next);
         }
         if abandoned {
             return self.doom(Doom::Abandoned, driver);
