@@ -45,8 +45,8 @@ pub struct Settings {
     pub batch_rows_max: usize,
     /// The most payload bytes in a batch. Default and upper bound [`BATCH_BYTES_MAX`].
     pub batch_bytes_max: usize,
-    /// The most batches that a shard has on their way to the database. Default 1: measured with one shard per core, a
-    /// second one makes batches smaller and gains nothing.
+    /// The most batches that a shard has on their way to the database. Default 2; all but the first are sent full only,
+    /// since rows that wait make the next batch cheaper.
     pub batches_in_flight_max: usize,
     /// The most loads that a shard has on their way. Default 2: while one is decoded the next is on the wire.
     pub loads_in_flight_max: usize,
@@ -74,7 +74,7 @@ impl Default for Settings {
             admission_requests_max: 4_096,
             batch_rows_max: BATCH_ROWS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
-            batches_in_flight_max: 1,
+            batches_in_flight_max: 2,
             loads_in_flight_max: 2,
             resolve_timeout: Duration::from_secs(10),
             resolve_interval: Duration::from_millis(100),

@@ -14,9 +14,11 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    /// Sends what is dirty, in as many batches as may be on their way.
+    /// Sends what is dirty, in as many batches as may be on their way. Behind one that is, only a full one is sent.
     pub(super) fn cut_batches(&mut self) {
-        while self.batches_in_flight < self.context.settings.batches_in_flight_max {
+        while self.batches_in_flight < self.context.settings.batches_in_flight_max
+            && (self.batches_in_flight == 0 || self.fills_a_batch())
+        {
             let writes = self.cut_batch();
             if writes.is_empty() {
                 return;
@@ -28,6 +30,11 @@ where
             self.batches_in_flight += 1;
             self.effects.push(Effect::Write(batch));
         }
+    }
+
+    /// Whether what is dirty is enough for a full batch, going by the rows.
+    fn fills_a_batch(&self) -> bool {
+        self.dirty.len() >= self.context.settings.batch_rows_max
     }
 
     fn cut_batch(&mut self) -> Vec<Write> {
