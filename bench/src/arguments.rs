@@ -19,7 +19,7 @@ const QUICK_SECONDS: f64 = 1.0;
 const ROUNDS: usize = 5;
 
 /// How often in a quick run, unless set.
-const QUICK_ROUNDS: usize = 3;
+const QUICK_ROUNDS: usize = 2;
 
 /// Measures user-state and its peers on the same work in the same run.
 #[derive(Debug, Parser)]
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     /// How long each measurement takes [default: 3, with --quick: 1]
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
-    /// How often everything is measured [default: 5, with --quick: 3]
+    /// How often everything is measured [default: 5, with --quick: 2]
     #[arg(long, value_name = "N")]
     rounds: Option<NonZeroUsize>,
     /// At most this many users in any work

@@ -139,7 +139,7 @@ async fn gather<A>(
     A::Error: Send + Sync + 'static,
 {
     let (mut came, mut missed) = (0, 0);
-    while came < answered && missed < GATHERING_TURNS_MISSED_MAX {
+    while came < answered {
         let room = core.mail_room().min(MAIL_PER_TURN_MAX);
         if room == 0 {
             return;
@@ -154,9 +154,12 @@ async fn gather<A>(
                 came += count;
                 missed = 0;
             }
-            None => missed += 1,
+            None if missed == GATHERING_TURNS_MISSED_MAX => return,
+            None => {
+                missed += 1;
+                tokio::task::yield_now().await;
+            }
         }
-        tokio::task::yield_now().await;
     }
 }
 
