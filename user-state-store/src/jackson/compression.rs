@@ -67,6 +67,7 @@ pub(super) fn decompress(bytes: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, De
 }
 
 /// Whether these stored bytes are a compressed form, going by the first of them.
+#[cfg(feature = "postgres")]
 pub(crate) fn is_compressed(bytes: &[u8]) -> bool {
     bytes.starts_with(&GZIP_MAGIC) || bytes.starts_with(&LZ4_MAGIC)
 }
