@@ -370,9 +370,10 @@ fn read_answers(stdout: ChildStdout, pending: &Pending) {
     pending.ended();
 }
 
-/// Java, of `JAVA_HOME` where that is set.
+/// Java, of `JAVA_HOME` where that is set and not empty.
 pub(crate) fn java_program() -> PathBuf {
-    std::env::var_os("JAVA_HOME").map_or_else(
+    let home = std::env::var_os("JAVA_HOME").filter(|home| !home.is_empty());
+    home.map_or_else(
         || PathBuf::from("java"),
         |home| Path::new(&home).join("bin/java"),
     )
