@@ -25,7 +25,7 @@ const QUICK_ROUNDS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 pub(crate) struct Arguments {
-    /// The works that matter most, in less than five minutes
+    /// The works that matter most, in about four minutes, and up to seven where Pekko is measured, too
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only these works, with commas between; `write` means all that begin with `write-`
