@@ -7,7 +7,7 @@ use cqrs_es::Aggregate;
 use user_state_store::{DeleteForm, PersistenceId, Revision, StateMapping, Tags};
 
 use crate::error::Failure;
-use crate::lifecycle::{FailureReason, Publisher};
+use crate::lifecycle::{FailureReason, LifecycleEvent, Publisher};
 use crate::pending::{OpenRequests, Pending, Settled};
 use crate::policy::ConflictPolicy;
 use crate::request::{Answer, Observers};
@@ -61,6 +61,15 @@ impl<A: Aggregate> Driver<'_, A> {
 
     pub(crate) fn fail_settled(&self, settled: Settled<A>, failure: Failure) {
         settled.fail(failure, self.requests, self.observers());
+    }
+
+    /// Counts that the entity came to life, and tells the lifecycle stream.
+    pub(crate) fn recovered(&self, revision: Revision) {
+        self.counters.recovered(1);
+        self.lifecycle.publish(|| LifecycleEvent::Recovered {
+            persistence_id: self.persistence_id.clone(),
+            revision,
+        });
     }
 
     /// Tells the lifecycle stream of a failure of the entity itself.

@@ -159,11 +159,6 @@ where
             })
     }
 
-    /// It has not come to life yet.
-    pub(crate) fn is_recovering(&self) -> bool {
-        self.phase == Phase::Loading(Load::Recovery)
-    }
-
     /// How many requests it has not answered.
     pub(crate) fn open_requests(&self) -> usize {
         self.work.as_ref().map_or(0, |work| {
@@ -416,9 +411,15 @@ where
         let Phase::Loading(load) = self.phase else {
             return Moved::Waits;
         };
+        if let Err(failure) = &loaded {
+            driver.report(failure);
+        }
         self.phase = Phase::Ready;
         match loaded {
             Ok((state, row)) => {
+                if load == Load::Recovery {
+                    driver.recovered(row.revision());
+                }
                 self.state = state;
                 self.revision = row.revision();
                 self.durable = row;

@@ -27,10 +27,12 @@ use crate::stats::Counters;
 use crate::work::{self, Done};
 
 mod core;
+mod entities;
 mod flushing;
 mod passivation;
 
 use core::Core;
+pub(crate) use entities::EntityKey;
 
 /// The most messages a shard takes from its mailbox in one turn: enough to fill a batch, few enough that finished
 /// database work is not kept waiting.
@@ -52,20 +54,27 @@ pub(crate) enum Mail<A: Aggregate> {
 
 /// What a core wants done outside.
 pub(crate) enum Effect<A: Aggregate> {
-    /// Load these rows.
-    Load(Vec<PersistenceId>),
-    /// Write this batch.
-    Write(user_state_store::WriteBatch),
-    /// Attempt to resolve these writes, after the interval where they were attempted before.
+    /// Load the rows of these entities.
+    Load {
+        keys: Vec<EntityKey>,
+        ids: Vec<PersistenceId>,
+    },
+    /// Write this batch, a write for each of these entities.
+    Write {
+        keys: Vec<EntityKey>,
+        batch: user_state_store::WriteBatch,
+    },
+    /// Attempt to resolve these writes of these entities, after the interval where they were attempted before.
     Resolve {
+        keys: Vec<EntityKey>,
         writes: Vec<user_state_store::UnresolvedWrite>,
         again: bool,
     },
     /// Run this handler to its end.
-    Handle(PersistenceId, crate::handler::Running<A>),
+    Handle(EntityKey, crate::handler::Running<A>),
 }
 
-type Handlers<A> = FuturesUnordered<BoxFuture<'static, (PersistenceId, Handled<A>)>>;
+type Handlers<A> = FuturesUnordered<BoxFuture<'static, (EntityKey, Handled<A>)>>;
 
 /// Runs a shard until its mailbox is closed and everything accepted is answered, or until the real time that
 /// `ending` tells.
@@ -96,7 +105,7 @@ pub(crate) async fn run<A>(
                 let answered = core.on_done(done, Instant::now());
                 gather(&mut core, &mut mailbox, &mut mail, answered).await;
             }
-            Some((id, handled)) = handlers.next() => core.on_handled(&id, handled),
+            Some((key, handled)) = handlers.next() => core.on_handled(key, handled),
             () = wait(&mut idle_timer), if idle_timer.is_some() => {
                 idle_timer = None;
                 core.on_idle_time();
@@ -197,17 +206,21 @@ fn start<A>(
 {
     let store = Arc::clone(&context.store);
     match effect {
-        Effect::Load(ids) => {
+        Effect::Load { keys, ids } => {
             let span = tracing::debug_span!("load", aggregate = A::TYPE, rows = ids.len());
-            let load = work::load(store, Arc::clone(&context.mapping), ids);
+            let load = work::load(store, Arc::clone(&context.mapping), keys, ids);
             work.spawn(load.instrument(span));
         }
-        Effect::Write(batch) => {
+        Effect::Write { keys, batch } => {
             let rows = batch.writes().len();
             let span = tracing::debug_span!("write", aggregate = A::TYPE, rows);
-            work.spawn(work::write(store, batch).instrument(span));
+            work.spawn(work::write(store, keys, batch).instrument(span));
         }
-        Effect::Resolve { writes, again } => {
+        Effect::Resolve {
+            keys,
+            writes,
+            again,
+        } => {
             let delay = if again {
                 context.settings.resolve_interval
             } else {
@@ -215,11 +228,11 @@ fn start<A>(
             };
             let rows = writes.len();
             let span = tracing::debug_span!("resolve", aggregate = A::TYPE, rows, again);
-            let resolve = work::resolve(store, writes, context.writers, delay);
+            let resolve = work::resolve(store, keys, writes, context.writers, delay);
             work.spawn(resolve.instrument(span));
         }
-        Effect::Handle(id, running) => {
-            handlers.push(running.map(|handled| (id, handled)).boxed());
+        Effect::Handle(key, running) => {
+            handlers.push(running.map(move |handled| (key, handled)).boxed());
         }
     }
 }

@@ -13,15 +13,16 @@ use user_state_store::{
 
 use crate::error::Failure;
 use crate::row::Row;
+use crate::shard::EntityKey;
 
 /// A finished piece of database work.
 pub(crate) enum Done<A> {
     /// Rows were loaded and decoded, or not, each for itself.
-    Loaded(Vec<(PersistenceId, Loaded<A>)>),
+    Loaded(Vec<(EntityKey, Loaded<A>)>),
     /// A batch was written, or not, each write for itself.
-    Written(Vec<(user_state_store::Write, WriteOutcome)>),
+    Written(Vec<(EntityKey, user_state_store::Write, WriteOutcome)>),
     /// An attempt to resolve writes has come to its end.
-    Resolved(Vec<(UnresolvedWrite, Resolution)>),
+    Resolved(Vec<(EntityKey, UnresolvedWrite, Resolution)>),
 }
 
 /// A state and its row, or why there is none.
@@ -31,6 +32,7 @@ pub(crate) type Loaded<A> = Result<(A, Row), Failure>;
 pub(crate) async fn load<A: Aggregate + 'static>(
     store: Arc<dyn DurableStateStore>,
     mapping: Arc<dyn StateMapping<A>>,
+    keys: Vec<EntityKey>,
     ids: Vec<PersistenceId>,
 ) -> Done<A> {
     let loaded = AssertUnwindSafe(store.load(&ids)).catch_unwind().await;
@@ -38,14 +40,14 @@ pub(crate) async fn load<A: Aggregate + 'static>(
         "the store panicked",
     ))));
     let loaded = match rows {
-        Ok(rows) => ids
+        Ok(rows) => keys
             .into_iter()
-            .zip(rows)
-            .map(|(id, row)| decode(mapping.as_ref(), id, row))
+            .zip(ids.iter().zip(rows))
+            .map(|(key, (id, row))| (key, decode(mapping.as_ref(), id, row)))
             .collect(),
-        Err(error) => ids
+        Err(error) => keys
             .into_iter()
-            .map(|id| (id, Err(Failure::not_loaded(error.clone()))))
+            .map(|key| (key, Err(Failure::not_loaded(error.clone()))))
             .collect(),
     };
     Done::Loaded(loaded)
@@ -53,9 +55,9 @@ pub(crate) async fn load<A: Aggregate + 'static>(
 
 fn decode<A: Aggregate + 'static>(
     mapping: &dyn StateMapping<A>,
-    id: PersistenceId,
+    id: &PersistenceId,
     row: Result<Option<StoredState>, StoreError>,
-) -> (PersistenceId, Loaded<A>) {
+) -> Loaded<A> {
     let decoded = match row {
         Err(error) => Err(error),
         Ok(None) => Ok((A::default(), Row::NONE)),
@@ -71,7 +73,7 @@ fn decode<A: Aggregate + 'static>(
             value: StoredValue::State(payload),
             ..
         })) => {
-            let decoding = AssertUnwindSafe(|| mapping.decode(&id, &payload));
+            let decoding = AssertUnwindSafe(|| mapping.decode(id, &payload));
             std::panic::catch_unwind(decoding)
                 .unwrap_or(Err(DecodeError::Panicked))
                 .map(|state| (state, Row::new(revision, Some(db_timestamp))))
@@ -83,14 +85,18 @@ fn decode<A: Aggregate + 'static>(
                 })
         }
     };
-    (id, decoded.map_err(Failure::not_loaded))
+    decoded.map_err(Failure::not_loaded)
 }
 
 /// Writes a batch.
-pub(crate) async fn write<A>(store: Arc<dyn DurableStateStore>, batch: WriteBatch) -> Done<A> {
+pub(crate) async fn write<A>(
+    store: Arc<dyn DurableStateStore>,
+    keys: Vec<EntityKey>,
+    batch: WriteBatch,
+) -> Done<A> {
     let written = AssertUnwindSafe(store.write(&batch)).catch_unwind().await;
     let outcomes = written.unwrap_or_default();
-    let writes = batch.into_writes().into_iter();
+    let writes = keys.into_iter().zip(batch.into_writes());
     // Without an outcome of its own a write may have been applied.
     let missing = || {
         WriteOutcome::Unknown(UnknownOutcome {
@@ -101,7 +107,7 @@ pub(crate) async fn write<A>(store: Arc<dyn DurableStateStore>, batch: WriteBatc
     let mut outcomes = outcomes.into_iter();
     Done::Written(
         writes
-            .map(|write| (write, outcomes.next().unwrap_or_else(missing)))
+            .map(|(key, write)| (key, write, outcomes.next().unwrap_or_else(missing)))
             .collect(),
     )
 }
@@ -109,6 +115,7 @@ pub(crate) async fn write<A>(store: Arc<dyn DurableStateStore>, batch: WriteBatc
 /// Makes one attempt to find out what became of these writes.
 pub(crate) async fn resolve<A>(
     store: Arc<dyn DurableStateStore>,
+    keys: Vec<EntityKey>,
     mut unresolved: Vec<UnresolvedWrite>,
     writers: Writers,
     delay: Duration,
@@ -123,9 +130,9 @@ pub(crate) async fn resolve<A>(
         || Resolution::Unresolved(StoreError::Unavailable(Cause::Other("the store panicked")));
     let mut resolutions = resolutions.into_iter();
     Done::Resolved(
-        unresolved
-            .into_iter()
-            .map(|write| (write, resolutions.next().unwrap_or_else(missing)))
+        keys.into_iter()
+            .zip(unresolved)
+            .map(|(key, write)| (key, write, resolutions.next().unwrap_or_else(missing)))
             .collect(),
     )
 }

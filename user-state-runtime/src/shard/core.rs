@@ -10,6 +10,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 use user_state_store::{PersistenceId, Revision};
 
+use super::entities::{Entities, EntityKey, Live};
 use super::{Effect, Mail};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
@@ -18,25 +19,24 @@ use crate::driver::Driver;
 use crate::entity::{Entity, Moved};
 use crate::error::Failure;
 use crate::handler::Handled;
-use crate::lifecycle::{LifecycleEvent, PassivationReason};
+use crate::lifecycle::PassivationReason;
 use crate::pending::{OpenRequests, Pending};
 use crate::request::{Answer, Message, Request};
 use crate::stats::Counters;
-use crate::work::{Done, Loaded};
+use crate::work::Done;
 
 /// A shard's entities and queues.
 pub(super) struct Core<A: Aggregate> {
     pub(super) context: Arc<Context<A>>,
     pub(super) counters: Arc<Counters>,
-    /// In the order of their last message: the least recent first.
-    pub(super) entities: LinkedHashMap<PersistenceId, Entity<A>>,
+    pub(super) entities: Entities<A>,
     /// Entities with changes that are not on their way.
-    pub(super) dirty: VecDeque<PersistenceId>,
+    pub(super) dirty: VecDeque<EntityKey>,
     /// A write that is cut, but had no room in its batch.
-    pub(super) held_over: Option<user_state_store::Write>,
+    pub(super) held_over: Option<(EntityKey, user_state_store::Write)>,
     pub(super) batches_in_flight: usize,
     /// Entities whose write has an unknown outcome.
-    pub(super) unresolved: Vec<PersistenceId>,
+    pub(super) unresolved: Vec<EntityKey>,
     /// The latest clock reading of any input.
     pub(super) now: Moment,
     pub(super) more_due: bool,
@@ -44,7 +44,7 @@ pub(super) struct Core<A: Aggregate> {
     pub(super) leaves_opened: bool,
     pub(super) effects: Vec<Effect<A>>,
     /// Entities whose row has to be loaded.
-    loads: VecDeque<PersistenceId>,
+    loads: VecDeque<EntityKey>,
     loads_in_flight: usize,
     /// Requests to entities that wait for room below the limit on live ones, in order. None of these entities is live,
     /// so nothing overtakes them.
@@ -86,7 +86,7 @@ where
             now: context.clock.now(),
             context,
             counters,
-            entities: LinkedHashMap::new(),
+            entities: Entities::new(),
             dirty: VecDeque::new(),
             held_over: None,
             batches_in_flight: 0,
@@ -137,7 +137,7 @@ where
         let resolving = self
             .unresolved
             .iter()
-            .filter_map(|id| self.entities.get(id)?.resolve_deadline());
+            .filter_map(|key| self.entities.get(*key)?.entity.resolve_deadline());
         resolving.chain(ending).min()
     }
 
@@ -209,8 +209,8 @@ where
         let due = |entity: &Entity<A>| self.context.settings.is_due(entity.touched(), self.now);
         self.unresolved
             .iter()
-            .filter_map(|id| self.entities.get(id))
-            .any(|entity| entity.is_abandoned() && due(entity))
+            .filter_map(|key| self.entities.get(*key))
+            .any(|live| live.entity.is_abandoned() && due(&live.entity))
     }
 
     /// A piece of database work has come to its end. How many requests that has answered.
@@ -219,8 +219,8 @@ where
         match done {
             Ok(Done::Loaded(rows)) => {
                 self.loads_in_flight = self.loads_in_flight.saturating_sub(1);
-                for (id, row) in rows {
-                    self.on_loaded(&id, row);
+                for (key, row) in rows {
+                    self.with_entity(key, |entity, driver| entity.on_loaded(row, driver));
                 }
             }
             Ok(Done::Written(outcomes)) => self.on_written(outcomes, now),
@@ -233,26 +233,8 @@ where
         open.saturating_sub(self.requests.count())
     }
 
-    fn on_loaded(&mut self, id: &PersistenceId, row: Loaded<A>) {
-        let recovers = self.entities.get(id).is_some_and(Entity::is_recovering);
-        if let (true, Ok((_, known))) = (recovers, &row) {
-            self.counters.recovered(1);
-            let (persistence_id, revision) = (id.clone(), known.revision());
-            self.context
-                .lifecycle
-                .publish(|| LifecycleEvent::Recovered {
-                    persistence_id,
-                    revision,
-                });
-        }
-        if let Err(failure) = &row {
-            self.driver(id).report(failure);
-        }
-        self.with_entity(id, |entity, driver| entity.on_loaded(row, driver));
-    }
-
-    pub(super) fn on_handled(&mut self, id: &PersistenceId, handled: Handled<A>) {
-        self.with_entity(id, |entity, driver| entity.on_handled(handled, driver));
+    pub(super) fn on_handled(&mut self, key: EntityKey, handled: Handled<A>) {
+        self.with_entity(key, |entity, driver| entity.on_handled(handled, driver));
     }
 
     /// Real time has passed: an unresolved write's callers, or everybody at the end, are told.
@@ -265,20 +247,20 @@ where
             self.give_up();
             return;
         }
-        for id in std::mem::take(&mut self.unresolved) {
+        for key in std::mem::take(&mut self.unresolved) {
             let late = self
                 .entities
-                .get(&id)
-                .and_then(Entity::resolve_deadline)
+                .get(key)
+                .and_then(|live| live.entity.resolve_deadline())
                 .is_some_and(|deadline| deadline <= now);
             if late {
-                self.fail_barrier_of(&id);
-                self.with_entity(&id, |entity, driver| {
+                self.fail_barrier_of(key);
+                self.with_entity(key, |entity, driver| {
                     entity.abandon(driver);
                     Moved::Waits
                 });
             }
-            self.unresolved.push(id);
+            self.unresolved.push(key);
         }
     }
 
@@ -297,9 +279,9 @@ where
 
     fn give_up(&mut self) {
         self.ending = Ending::Now;
-        let ids: Vec<_> = self.entities.iter().map(|(id, _)| id.clone()).collect();
-        for id in ids {
-            self.with_entity(&id, |entity, driver| {
+        let keys: Vec<_> = self.entities.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.with_entity(key, |entity, driver| {
                 entity.give_up(driver);
                 Moved::Waits
             });
@@ -313,26 +295,28 @@ where
 
     /// Gives a request to its entity, which comes to life for it where there is room.
     pub(super) fn deliver(&mut self, id: PersistenceId, pending: Pending<A>) {
-        let Some(entity) = self.entities.to_back(&id) else {
+        let Some(key) = self.entities.key_of(&id) else {
             self.enter(id, pending);
             return;
         };
-        let due = self
-            .context
-            .settings
-            .is_due(entity.touched(), pending.accepted_at);
+        self.entities.renew(key);
+        let Some(Live { entity, .. }) = self.entities.get_mut(key) else {
+            unreachable!("who was found is there")
+        };
+        let settings = &self.context.settings;
+        let due = settings.is_due(entity.touched(), pending.accepted_at);
         if due && entity.is_idle() {
-            self.passivate(&id, PassivationReason::Idle);
+            self.passivate(key, PassivationReason::Idle);
             self.enter(id, pending);
             return;
         }
-        if entity.open_requests() >= self.context.settings.entity_requests_max {
+        if entity.open_requests() >= settings.entity_requests_max {
             self.driver(&id).fail(pending, Failure::Overloaded);
             return;
         }
         if due {
             let leave = (!entity.is_leaving()).then(|| self.open_leave(PassivationReason::Idle));
-            self.with_entity(&id, |entity, driver| {
+            self.with_entity(key, |entity, driver| {
                 if let Some(leave) = leave {
                     entity.enqueue(leave, driver);
                 }
@@ -346,12 +330,7 @@ where
         ) {
             entity.touch(pending.accepted_at);
         }
-        let driver = driver(&self.context, &self.counters, &self.requests, &id);
-        let moved = entity.accept(pending, &driver);
-        if entity.list_as_dirty() {
-            self.dirty.push_back(id.clone());
-        }
-        self.follow(&id, moved);
+        self.with_entity(key, |entity, driver| entity.accept(pending, driver));
     }
 
     pub(super) fn open_leave(&self, reason: PassivationReason) -> Pending<A> {
@@ -391,8 +370,8 @@ where
             self.leaves_opened = true;
         }
         self.counters.entity_entered();
-        self.loads.push_back(id.clone());
-        self.entities.insert(id, entity);
+        let key = self.entities.insert(id, entity);
+        self.loads.push_back(key);
     }
 
     /// Requests that waited for room get it, in their order.
@@ -415,8 +394,10 @@ where
         let settings = &self.context.settings;
         while self.loads_in_flight < settings.loads_in_flight_max && !self.loads.is_empty() {
             let count = self.loads.len().min(settings.batch_rows_max);
-            self.effects
-                .push(Effect::Load(self.loads.drain(..count).collect()));
+            let entities = &self.entities;
+            let id_of = |key| Some((key, entities.get(key)?.id.clone()));
+            let (keys, ids) = self.loads.drain(..count).filter_map(id_of).unzip();
+            self.effects.push(Effect::Load { keys, ids });
             self.loads_in_flight += 1;
         }
     }
@@ -436,9 +417,9 @@ where
     }
 
     /// A barrier that waits for this entity to leave will not see it flushed.
-    pub(super) fn fail_barrier_of(&mut self, id: &PersistenceId) {
-        let leaving = self.entities.get(id).is_some_and(Entity::is_leaving);
-        if leaving {
+    pub(super) fn fail_barrier_of(&mut self, key: EntityKey) {
+        let live = self.entities.get(key);
+        if live.is_some_and(|live| live.entity.is_leaving()) {
             self.fail_barriers();
         }
     }
@@ -452,39 +433,34 @@ where
     /// Moves an entity and does what follows from it.
     pub(super) fn with_entity(
         &mut self,
-        id: &PersistenceId,
+        key: EntityKey,
         move_it: impl FnOnce(&mut Entity<A>, &Driver<'_, A>) -> Moved<A>,
     ) {
-        let Self {
-            context,
-            counters,
-            entities,
-            requests,
-            ..
-        } = self;
-        let Some(entity) = entities.get_mut(id) else {
+        let Some(Live { id, entity, .. }) = self.entities.get_mut(key) else {
             return;
         };
-        let driver = driver(context, counters, requests, id);
+        let driver = driver(&self.context, &self.counters, &self.requests, id);
         let moved = move_it(entity, &driver);
         if entity.list_as_dirty() {
-            self.dirty.push_back(id.clone());
+            self.dirty.push_back(key);
         }
-        self.follow(id, moved);
+        self.follow(key, moved);
     }
 
-    pub(super) fn follow(&mut self, id: &PersistenceId, moved: Moved<A>) {
+    fn follow(&mut self, key: EntityKey, moved: Moved<A>) {
         match moved {
             Moved::Waits => {}
-            Moved::Handles(running) => self.effects.push(Effect::Handle(id.clone(), running)),
-            Moved::Loads => self.loads.push_back(id.clone()),
+            Moved::Handles(running) => self.effects.push(Effect::Handle(key, running)),
+            Moved::Loads => self.loads.push_back(key),
             Moved::Leaves {
                 reason,
                 request,
                 others,
             } => {
-                let revision = self.passivate(id, reason);
-                self.driver(id).answer(request, revision, Answer::Done);
+                let Some((id, revision)) = self.passivate(key, reason) else {
+                    unreachable!("who leaves was there")
+                };
+                self.driver(&id).answer(request, revision, Answer::Done);
                 for pending in others {
                     self.deliver(id.clone(), pending);
                 }
@@ -497,9 +473,10 @@ where
                 {
                     self.fail_barriers();
                 }
-                if self.entities.remove(id).is_some() {
-                    self.counters.entity_left();
-                }
+                let Some((id, _)) = self.entities.remove(key) else {
+                    unreachable!("who is dropped was there")
+                };
+                self.counters.entity_left();
                 for pending in others {
                     self.deliver(id.clone(), pending);
                 }

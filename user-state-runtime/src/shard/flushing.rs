@@ -6,6 +6,7 @@ use user_state_store::{Resolution, UnresolvedWrite, Write, WriteBatch, WriteOutc
 
 use super::Effect;
 use super::core::Core;
+use super::entities::EntityKey;
 use crate::entity::{Entity, Moved};
 
 impl<A> Core<A>
@@ -19,7 +20,7 @@ where
         while self.batches_in_flight < self.context.settings.batches_in_flight_max
             && (self.batches_in_flight == 0 || self.fills_a_batch())
         {
-            let writes = self.cut_batch();
+            let (keys, writes) = self.cut_batch();
             if writes.is_empty() {
                 return;
             }
@@ -28,7 +29,7 @@ where
             });
             self.counters.batches(1);
             self.batches_in_flight += 1;
-            self.effects.push(Effect::Write(batch));
+            self.effects.push(Effect::Write { keys, batch });
         }
     }
 
@@ -37,30 +38,33 @@ where
         self.dirty.len() >= self.context.settings.batch_rows_max
     }
 
-    fn cut_batch(&mut self) -> Vec<Write> {
+    fn cut_batch(&mut self) -> (Vec<EntityKey>, Vec<Write>) {
         let rows_max = self.context.settings.batch_rows_max;
         let bytes_max = self.context.settings.batch_bytes_max;
-        let mut writes: Vec<Write> = Vec::with_capacity(self.dirty.len().min(rows_max));
+        let rows = self.dirty.len().min(rows_max);
+        let mut keys = Vec::with_capacity(rows);
+        let mut writes = Vec::with_capacity(rows);
         let mut bytes = 0;
         while writes.len() < rows_max {
-            let Some(write) = self.held_over.take().or_else(|| self.cut_next()) else {
+            let Some((key, write)) = self.held_over.take().or_else(|| self.cut_next()) else {
                 break;
             };
             bytes += write.payload_len();
             if bytes > bytes_max && !writes.is_empty() {
-                self.held_over = Some(write);
+                self.held_over = Some((key, write));
                 break;
             }
+            keys.push(key);
             writes.push(write);
         }
-        writes
+        (keys, writes)
     }
 
     /// Cuts the write of the next dirty entity that has one.
-    fn cut_next(&mut self) -> Option<Write> {
-        while let Some(id) = self.dirty.pop_front() {
+    fn cut_next(&mut self) -> Option<(EntityKey, Write)> {
+        while let Some(key) = self.dirty.pop_front() {
             let mut cut = None;
-            self.with_entity(&id, |entity, driver| match entity.cut(driver) {
+            self.with_entity(key, |entity, driver| match entity.cut(driver) {
                 Ok(write) => {
                     cut = write;
                     // What waited for a creation to be cut goes on.
@@ -68,72 +72,83 @@ where
                 }
                 Err(moved) => moved,
             });
-            if cut.is_some() {
-                return cut;
+            if let Some(write) = cut {
+                return Some((key, write));
             }
         }
         None
     }
 
-    pub(super) fn on_written(&mut self, outcomes: Vec<(Write, WriteOutcome)>, now: Instant) {
+    pub(super) fn on_written(
+        &mut self,
+        outcomes: Vec<(EntityKey, Write, WriteOutcome)>,
+        now: Instant,
+    ) {
         self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
-        let mut unknown = Vec::new();
-        for (write, outcome) in outcomes {
-            let id = &write.persistence_id;
+        let (mut keys, mut unknown) = (Vec::new(), Vec::new());
+        for (key, write, outcome) in outcomes {
             match outcome {
                 WriteOutcome::Applied(db_timestamp) => {
-                    self.with_entity(id, |entity, driver| entity.on_applied(db_timestamp, driver));
+                    self.with_entity(key, |entity, driver| {
+                        entity.on_applied(db_timestamp, driver)
+                    });
                 }
                 WriteOutcome::Conflict => {
-                    self.with_entity(id, Entity::on_conflict);
+                    self.with_entity(key, Entity::on_conflict);
                 }
                 WriteOutcome::NotApplied(error) => {
-                    self.fail_barrier_of(id);
-                    self.with_entity(id, |entity, driver| entity.on_not_applied(error, driver));
+                    self.fail_barrier_of(key);
+                    self.with_entity(key, |entity, driver| entity.on_not_applied(error, driver));
                 }
                 WriteOutcome::Unknown(outcome) => {
                     let deadline = now + self.context.settings.resolve_timeout;
-                    self.with_entity(id, |entity, driver| {
+                    self.with_entity(key, |entity, driver| {
                         entity.on_unknown(deadline, driver);
                         Moved::Waits
                     });
-                    self.unresolved.push(id.clone());
+                    self.unresolved.push(key);
+                    keys.push(key);
                     unknown.push(UnresolvedWrite::new(write, &outcome));
                 }
             }
         }
         if !unknown.is_empty() {
             self.effects.push(Effect::Resolve {
+                keys,
                 writes: unknown,
                 again: false,
             });
         }
     }
 
-    pub(super) fn on_resolved(&mut self, resolutions: Vec<(UnresolvedWrite, Resolution)>) {
-        let mut unresolved = Vec::new();
-        for (write, resolution) in resolutions {
-            let id = write.write().persistence_id.clone();
+    pub(super) fn on_resolved(
+        &mut self,
+        resolutions: Vec<(EntityKey, UnresolvedWrite, Resolution)>,
+    ) {
+        let (mut keys, mut unresolved) = (Vec::new(), Vec::new());
+        for (key, write, resolution) in resolutions {
             match resolution {
                 Resolution::Unresolved(_) => {
+                    keys.push(key);
                     unresolved.push(write);
                     continue;
                 }
                 Resolution::Applied => {
-                    self.with_entity(&id, |entity, driver| entity.on_applied(None, driver));
+                    self.with_entity(key, |entity, driver| entity.on_applied(None, driver));
                 }
                 Resolution::NotApplied => {
-                    self.with_entity(&id, Entity::on_conflict);
+                    self.with_entity(key, Entity::on_conflict);
                 }
                 Resolution::Unknown => {
-                    self.fail_barrier_of(&id);
-                    self.with_entity(&id, Entity::on_lost);
+                    self.fail_barrier_of(key);
+                    self.with_entity(key, Entity::on_lost);
                 }
             }
-            self.unresolved.retain(|other| *other != id);
+            self.unresolved.retain(|other| *other != key);
         }
         if !unresolved.is_empty() {
             self.effects.push(Effect::Resolve {
+                keys,
                 writes: unresolved,
                 again: true,
             });

@@ -7,8 +7,8 @@ use cqrs_es::Aggregate;
 use user_state_store::{PersistenceId, Revision};
 
 use super::core::Core;
+use super::entities::EntityKey;
 use crate::clock::Moment;
-use crate::entity::Entity;
 use crate::lifecycle::{LifecycleEvent, PassivationReason};
 
 /// The most entities that leave in one turn: some tenths of a millisecond, so that no other user waits for
@@ -26,23 +26,22 @@ where
     pub(super) fn expire(&mut self) -> bool {
         let budget = LEAVES_PER_TURN_MAX.min(self.entities.len());
         for _ in 0..budget {
-            let Some((id, entity)) = self.entities.front() else {
+            let Some((key, entity)) = self.entities.oldest() else {
                 return false;
             };
             if !self.context.settings.is_due(entity.touched(), self.now) {
                 return false;
             }
-            let id = id.clone();
             if entity.is_idle() {
-                self.passivate(&id, PassivationReason::Idle);
+                self.passivate(key, PassivationReason::Idle);
                 continue;
             }
             let leaving = entity.is_leaving();
-            self.entities.to_back(&id);
+            self.entities.renew(key);
             if !leaving {
                 self.leaves_opened = true;
                 let leave = self.open_leave(PassivationReason::Idle);
-                self.with_entity(&id, |entity, driver| {
+                self.with_entity(key, |entity, driver| {
                     entity.enqueue(leave, driver);
                     entity.pump(driver)
                 });
@@ -53,7 +52,7 @@ where
 
     /// Whether an entity at the front is due and nobody has told it yet.
     fn front_is_due_and_stays(&self) -> bool {
-        self.entities.front().is_some_and(|(_, entity)| {
+        self.entities.oldest().is_some_and(|(_, entity)| {
             self.context.settings.is_due(entity.touched(), self.now) && !entity.is_leaving()
         })
     }
@@ -77,10 +76,12 @@ where
     }
 
     /// Takes an entity with nothing to lose out of memory.
-    pub(super) fn passivate(&mut self, id: &PersistenceId, reason: PassivationReason) -> Revision {
-        let Some(entity) = self.entities.remove(id) else {
-            return Revision::NONE;
-        };
+    pub(super) fn passivate(
+        &mut self,
+        key: EntityKey,
+        reason: PassivationReason,
+    ) -> Option<(PersistenceId, Revision)> {
+        let (id, entity) = self.entities.remove(key)?;
         let revision = entity.durable();
         self.counters.passivated(1);
         self.counters.entity_left();
@@ -91,7 +92,7 @@ where
                 revision,
                 reason,
             });
-        revision
+        Some((id, revision))
     }
 
     /// Whether another entity may come to life; the least recent idle one leaves for it where that is needed.
@@ -103,14 +104,11 @@ where
         // The least recent are idle but for those whose write is on its way or stuck, and some with requests of their own.
         let candidates_max = 2 * settings.batch_rows_max * settings.batches_in_flight_max;
         let candidates = self.entities.iter().take(candidates_max);
-        let mut idle = candidates.filter(|(_, entity)| Entity::is_idle(entity));
-        let first = idle.next().map(|(id, _)| id.clone());
-        match first {
-            Some(id) => {
-                self.passivate(&id, PassivationReason::Limit);
-                true
-            }
-            None => false,
-        }
+        let mut idle = candidates.filter(|(_, entity)| entity.is_idle());
+        let Some((key, _)) = idle.next() else {
+            return false;
+        };
+        drop(idle);
+        self.passivate(key, PassivationReason::Limit).is_some()
     }
 }

@@ -1,0 +1,237 @@
+//! A shard's live entities: found by id or by key, and in the order of their last message.
+//!
+//! They stand side by side in one block of memory. Whoever has work for one keeps its key, so that an id is looked up
+//! only when a message comes; with a million entities each look-up waits for memory several times.
+
+use std::hash::BuildHasher;
+
+use cqrs_es::Aggregate;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use slotmap::{DefaultKey, Key, SlotMap};
+use user_state_store::PersistenceId;
+
+use crate::entity::Entity;
+
+/// Where an entity is, from when it comes to life until it leaves; nobody else is ever found by it.
+pub(crate) type EntityKey = DefaultKey;
+
+/// The live entities.
+pub(super) struct Entities<A: Aggregate> {
+    slots: SlotMap<EntityKey, Live<A>>,
+    by_id: HashTable<Place>,
+    hashes: DefaultHashBuilder,
+    /// The ends of the order; null where there is nobody.
+    oldest: EntityKey,
+    newest: EntityKey,
+}
+
+/// An entity with its id, and its neighbours in the order.
+pub(super) struct Live<A: Aggregate> {
+    pub(super) id: PersistenceId,
+    pub(super) entity: Entity<A>,
+    older: EntityKey,
+    newer: EntityKey,
+}
+
+/// An entry of the index. It has its hash with it, so that the index grows without a look at the entities.
+#[derive(Clone, Copy)]
+struct Place {
+    hash: u32,
+    key: EntityKey,
+}
+
+impl Place {
+    /// The hash as the index wants it, which goes by both its ends.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash) << 32 | u64::from(hash)
+    }
+}
+
+impl<A: Aggregate> Entities<A> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: SlotMap::new(),
+            by_id: HashTable::new(),
+            hashes: DefaultHashBuilder::default(),
+            oldest: EntityKey::null(),
+            newest: EntityKey::null(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Where this entity is, if it is live.
+    pub(super) fn key_of(&self, id: &PersistenceId) -> Option<EntityKey> {
+        let hash = self.hash_of(id);
+        let is_here = |place: &Place| {
+            place.hash == hash && self.get(place.key).is_some_and(|it| it.id == *id)
+        };
+        let place = self.by_id.find(Place::spread(hash), is_here)?;
+        Some(place.key)
+    }
+
+    pub(super) fn get(&self, key: EntityKey) -> Option<&Live<A>> {
+        self.slots.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: EntityKey) -> Option<&mut Live<A>> {
+        self.slots.get_mut(key)
+    }
+
+    /// Adds an entity, which nobody of its id may be before, as the newest.
+    pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<A>) -> EntityKey {
+        let hash = self.hash_of(&id);
+        let key = self.slots.insert(Live {
+            id,
+            entity,
+            older: EntityKey::null(),
+            newer: EntityKey::null(),
+        });
+        self.by_id
+            .insert_unique(Place::spread(hash), Place { hash, key }, |place| {
+                Place::spread(place.hash)
+            });
+        self.append(key);
+        key
+    }
+
+    /// Takes an entity out.
+    pub(super) fn remove(&mut self, key: EntityKey) -> Option<(PersistenceId, Entity<A>)> {
+        self.unlink(key);
+        let Live { id, entity, .. } = self.slots.remove(key)?;
+        let hash = Place::spread(self.hash_of(&id));
+        if let Ok(place) = self.by_id.find_entry(hash, |place| place.key == key) {
+            place.remove();
+        }
+        Some((id, entity))
+    }
+
+    /// Makes an entity the newest.
+    pub(super) fn renew(&mut self, key: EntityKey) {
+        if key != self.newest {
+            self.unlink(key);
+            self.append(key);
+        }
+    }
+
+    /// All, the one whose last message is the longest ago first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (EntityKey, &Entity<A>)> {
+        let at = |key| self.get(key).map(|live| (key, live));
+        std::iter::successors(at(self.oldest), move |(_, live)| at(live.newer))
+            .map(|(key, live)| (key, &live.entity))
+    }
+
+    /// The one whose last message is the longest ago.
+    pub(super) fn oldest(&self) -> Option<(EntityKey, &Entity<A>)> {
+        self.iter().next()
+    }
+
+    fn hash_of(&self, id: &PersistenceId) -> u32 {
+        let [.., a, b, c, d] = self.hashes.hash_one(id).to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    fn unlink(&mut self, key: EntityKey) {
+        let Some(live) = self.slots.get_mut(key) else {
+            return;
+        };
+        let (older, newer) = (live.older, live.newer);
+        match self.slots.get_mut(older) {
+            Some(live) => live.newer = newer,
+            None => self.oldest = newer,
+        }
+        match self.slots.get_mut(newer) {
+            Some(live) => live.older = older,
+            None => self.newest = older,
+        }
+    }
+
+    fn append(&mut self, key: EntityKey) {
+        let older = std::mem::replace(&mut self.newest, key);
+        match self.slots.get_mut(older) {
+            Some(live) => live.newer = key,
+            None => self.oldest = key,
+        }
+        if let Some(live) = self.slots.get_mut(key) {
+            live.older = older;
+            live.newer = EntityKey::null();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use user_state_domain::UserState;
+
+    use super::*;
+    use crate::clock::Moment;
+
+    fn id(number: usize) -> PersistenceId {
+        PersistenceId::unique(&format!("mall-{number}")).unwrap()
+    }
+
+    fn entity() -> Entity<UserState> {
+        Entity::new(Moment::ORIGIN)
+    }
+
+    #[test]
+    fn the_order_and_who_is_found_are_those_of_a_plain_queue_whatever_happens() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut entities = Entities::new();
+        let mut queue: VecDeque<(usize, EntityKey)> = VecDeque::new();
+        let mut gone = Vec::new();
+        for _ in 0..20_000 {
+            let number = random.usize(0..200);
+            let known = queue.iter().position(|(other, _)| *other == number);
+            match (known.and_then(|at| queue.remove(at)), random.u8(0..3)) {
+                (None, _) => queue.push_back((number, entities.insert(id(number), entity()))),
+                (Some((_, key)), 0) => {
+                    let (removed, _) = entities.remove(key).unwrap();
+                    assert_eq!(removed, id(number));
+                    gone.push((number, key));
+                }
+                (Some(renewed), _) => {
+                    entities.renew(renewed.1);
+                    queue.push_back(renewed);
+                }
+            }
+            assert_eq!(entities.len(), queue.len());
+            assert_eq!(
+                entities.oldest().map(|(key, _)| key),
+                queue.front().map(|(_, key)| *key)
+            );
+        }
+        let order: Vec<_> = entities.iter().map(|(key, _)| key).collect();
+        assert_eq!(order, queue.iter().map(|(_, key)| *key).collect::<Vec<_>>());
+        for number in 0..200 {
+            let expected = queue.iter().find(|(other, _)| *other == number);
+            assert_eq!(entities.key_of(&id(number)), expected.map(|(_, key)| *key));
+        }
+        assert!(gone.len() > 1_000);
+        for (_, key) in gone {
+            assert!(
+                entities.get(key).is_none(),
+                "a key is never somebody else's"
+            );
+            assert!(entities.remove(key).is_none());
+        }
+        assert_eq!(entities.len(), queue.len());
+    }
+
+    #[test]
+    fn ids_of_one_hash_are_told_apart() {
+        // More ids than a 32-bit hash has room for without any being met twice, by the birthday problem.
+        let mut entities = Entities::new();
+        let keys: Vec<_> = (0..200_000)
+            .map(|number| entities.insert(id(number), entity()))
+            .collect();
+        for (number, key) in keys.iter().enumerate() {
+            assert_eq!(entities.key_of(&id(number)), Some(*key));
+        }
+        assert_eq!(entities.key_of(&id(200_000)), None);
+    }
+}
