@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cqrs_es::Aggregate;
 use user_state_store::{DeleteForm, PersistenceId, Revision, StateMapping, Tags};
 
+use crate::entity::SpareWork;
 use crate::error::Failure;
 use crate::lifecycle::{FailureReason, LifecycleEvent, Publisher};
 use crate::pending::{OpenRequests, Pending, Settled};
@@ -24,6 +25,7 @@ pub(crate) struct Driver<'a, A: Aggregate> {
     pub(crate) counters: &'a Counters,
     pub(crate) lifecycle: &'a Publisher,
     pub(crate) requests: &'a OpenRequests,
+    pub(crate) spare_work: &'a SpareWork<A>,
 }
 
 impl<A: Aggregate> Driver<'_, A> {

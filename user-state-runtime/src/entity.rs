@@ -28,8 +28,10 @@ use crate::row::Row;
 use crate::work::Loaded;
 
 mod flight;
+mod spare;
 
 use flight::Flight;
+pub(crate) use spare::SpareWork;
 
 /// A live entity.
 pub(crate) struct Entity<A: Aggregate> {
@@ -70,6 +72,8 @@ enum Load {
 struct Work<A: Aggregate> {
     waiting: VecDeque<Pending<A>>,
     gathered: Vec<Settled<A>>,
+    /// Where the answers of the last write were, empty: where those of the one after next will be.
+    sent: Vec<Settled<A>>,
     /// The request whose handler runs.
     handling: Option<Pending<A>>,
     /// The gathered change is a deletion in this form.
@@ -182,7 +186,7 @@ where
             driver.fail(pending, Failure::behind_unresolved(driver.persistence_id));
             return;
         }
-        let work = self.work.get_or_insert_default();
+        let work = self.work_mut(driver);
         work.leaving |= matches!(pending.request, Request::Leave(_));
         work.waiting.push_back(pending);
     }
@@ -228,7 +232,7 @@ where
                 return moved;
             }
         }
-        self.rest();
+        self.rest(driver);
         Moved::Waits
     }
 
@@ -248,7 +252,7 @@ where
                     Ok(handled) => self.settle_handled(pending, handled, driver),
                     Err(running) => {
                         self.phase = Phase::Handling;
-                        self.work.get_or_insert_default().handling = Some(pending);
+                        self.work_mut(driver).handling = Some(pending);
                         return Some(Moved::Handles(running));
                     }
                 }
@@ -335,7 +339,7 @@ where
         };
         self.state = deleted;
         self.revision = next;
-        self.work.get_or_insert_default().deletion = Some(form);
+        self.work_mut(driver).deletion = Some(form);
         self.settle(pending, Answer::Deleted, driver);
     }
 
@@ -359,7 +363,7 @@ where
             return;
         }
         let settled = pending.settle(self.revision, answer, driver.requests);
-        let work = self.work.get_or_insert_default();
+        let work = self.work_mut(driver);
         if work.is_abandoned() {
             driver.fail_settled(settled, Failure::behind_unresolved(driver.persistence_id));
         } else {
@@ -399,10 +403,16 @@ where
         true
     }
 
-    /// Lets go of the space for work when there is none.
-    fn rest(&mut self) {
-        if self.phase == Phase::Ready && self.work.as_ref().is_some_and(|work| work.is_empty()) {
-            self.work = None;
+    fn work_mut(&mut self, driver: &Driver<'_, A>) -> &mut Work<A> {
+        self.work.get_or_insert_with(|| driver.spare_work.take())
+    }
+
+    /// Lets go of the room for work when there is none.
+    fn rest(&mut self, driver: &Driver<'_, A>) {
+        if self.phase == Phase::Ready
+            && let Some(work) = self.work.take_if(|work| work.is_empty())
+        {
+            driver.spare_work.give(work);
         }
     }
 
@@ -555,6 +565,7 @@ impl<A: Aggregate> Default for Work<A> {
         Self {
             waiting: VecDeque::new(),
             gathered: Vec::new(),
+            sent: Vec::new(),
             handling: None,
             deletion: None,
             flight: None,

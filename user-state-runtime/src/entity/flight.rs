@@ -98,7 +98,7 @@ where
                 let deletes = work.deletion.take().is_some();
                 work.flight = Some(Flight {
                     revision: self.revision,
-                    settled: std::mem::take(&mut work.gathered),
+                    settled: std::mem::replace(&mut work.gathered, std::mem::take(&mut work.sent)),
                     deletes,
                     resolution: Resolution::NotNeeded,
                 });
@@ -129,12 +129,17 @@ where
             revision: flight.revision,
         });
         let abandoned = flight.is_abandoned();
-        let mut settled = flight.settled.into_iter();
-        while let Some(next) = settled.next() {
-            if let Some(later) = settled.as_slice().get(ANSWERS_AHEAD) {
+        let mut settled = flight.settled;
+        let mut answers = settled.drain(..);
+        while let Some(next) = answers.next() {
+            if let Some(later) = answers.as_slice().get(ANSWERS_AHEAD) {
                 later.touch();
             }
             driver.send(next);
+        }
+        drop(answers);
+        if let Some(work) = &mut self.work {
+            work.sent = settled;
         }
         if abandoned {
             return self.doom(Doom::Abandoned, driver);

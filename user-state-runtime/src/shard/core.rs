@@ -16,7 +16,7 @@ use crate::barrier::BarrierError;
 use crate::clock::Moment;
 use crate::context::Context;
 use crate::driver::Driver;
-use crate::entity::{Entity, Moved};
+use crate::entity::{Entity, Moved, SpareWork};
 use crate::error::Failure;
 use crate::handler::Handled;
 use crate::lifecycle::PassivationReason;
@@ -52,6 +52,7 @@ pub(super) struct Core<A: Aggregate> {
     /// How many requests wait there.
     admission_requests: usize,
     requests: OpenRequests,
+    spare_work: SpareWork<A>,
     barriers: Vec<Waiter>,
     ending: Ending,
 }
@@ -99,6 +100,7 @@ where
             admission: LinkedHashMap::new(),
             admission_requests: 0,
             requests: OpenRequests::default(),
+            spare_work: SpareWork::default(),
             barriers: Vec::new(),
             ending: Ending::No,
         }
@@ -439,7 +441,13 @@ where
         let Some(Live { id, entity, .. }) = self.entities.get_mut(key) else {
             return;
         };
-        let driver = driver(&self.context, &self.counters, &self.requests, id);
+        let driver = driver(
+            &self.context,
+            &self.counters,
+            &self.requests,
+            &self.spare_work,
+            id,
+        );
         let moved = move_it(entity, &driver);
         if entity.list_as_dirty() {
             self.dirty.push_back(key);
@@ -485,7 +493,13 @@ where
     }
 
     pub(super) fn driver<'a>(&'a self, id: &'a PersistenceId) -> Driver<'a, A> {
-        driver(&self.context, &self.counters, &self.requests, id)
+        driver(
+            &self.context,
+            &self.counters,
+            &self.requests,
+            &self.spare_work,
+            id,
+        )
     }
 }
 
@@ -493,6 +507,7 @@ fn driver<'a, A: Aggregate>(
     context: &'a Context<A>,
     counters: &'a Counters,
     requests: &'a OpenRequests,
+    spare_work: &'a SpareWork<A>,
     persistence_id: &'a PersistenceId,
 ) -> Driver<'a, A> {
     Driver {
@@ -505,5 +520,6 @@ fn driver<'a, A: Aggregate>(
         counters,
         lifecycle: &context.lifecycle,
         requests,
+        spare_work,
     }
 }
