@@ -118,6 +118,16 @@ pub(crate) enum Moved<A: Aggregate> {
     Drops(VecDeque<Pending<A>>),
 }
 
+impl<A: Aggregate> Entity<A> {
+    /// How many requests it has not answered.
+    pub(crate) fn open_requests(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| {
+            let flying = work.flight.as_ref().map_or(0, Flight::len);
+            work.waiting.len() + work.gathered.len() + usize::from(work.handling.is_some()) + flying
+        })
+    }
+}
+
 impl<A> Entity<A>
 where
     A: Aggregate + Clone + 'static,
@@ -161,14 +171,6 @@ where
                     && !work.is_blocked()
                     && !is_uncut_creation(self.durable(), self.revision, work)
             })
-    }
-
-    /// How many requests it has not answered.
-    pub(crate) fn open_requests(&self) -> usize {
-        self.work.as_ref().map_or(0, |work| {
-            let flying = work.flight.as_ref().map_or(0, Flight::len);
-            work.waiting.len() + work.gathered.len() + usize::from(work.handling.is_some()) + flying
-        })
     }
 
     /// Handles a request: at once where nothing is ahead of it, otherwise behind the others.

@@ -10,6 +10,9 @@ use crate::error::StartError;
 /// The most messages of a bounded queue: more memory than any machine has for it.
 const QUEUE_CEILING: usize = 1 << 26;
 
+/// How many cores there are for each shard.
+const CORES_PER_SHARD: usize = 2;
+
 /// The longest time-out in real time, a year: later deadlines could not be represented.
 const REAL_TIME_CEILING: Duration = Duration::from_hours(365 * 24);
 
@@ -26,7 +29,8 @@ const REAL_TIME_CEILING: Duration = Duration::from_hours(365 * 24);
 pub struct Settings {
     /// An entity without a message for this long passivates; reaching it counts. Default 30 minutes.
     pub idle_timeout: Duration,
-    /// How many shards, each a task with its own entities. Default: one per core.
+    /// How many shards, each a task with its own entities. Default: one for every two cores, since callers and
+    /// database work need about as much of them as entities do.
     pub shards: usize,
     /// The most live entities of the whole runtime; the least recently used passivates first. Default
     /// 1,000,000: under 600 MB of user states.
@@ -45,10 +49,10 @@ pub struct Settings {
     pub batch_rows_max: usize,
     /// The most payload bytes in a batch. Default and upper bound [`BATCH_BYTES_MAX`].
     pub batch_bytes_max: usize,
-    /// The most batches that a shard has on their way to the database. Default 2; all but the first are sent full only,
-    /// since rows that wait make the next batch cheaper.
+    /// The most batches that a shard has on their way to the database. Default 4; all but two are sent full only, since
+    /// rows that wait make the next batch cheaper.
     pub batches_in_flight_max: usize,
-    /// The most loads that a shard has on their way. Default 2: while one is decoded the next is on the wire.
+    /// The most loads that a shard has on their way. Default 4: while some are decoded others are on the wire.
     pub loads_in_flight_max: usize,
     /// How long callers wait for the resolution of a write whose answer was lost, in real time. Default 10 s.
     pub resolve_timeout: Duration,
@@ -66,7 +70,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             idle_timeout: Duration::from_mins(30),
-            shards: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            shards: std::thread::available_parallelism()
+                .map_or(1, |cores| cores.get().div_ceil(CORES_PER_SHARD)),
             live_entities_max: 1_000_000,
             mailbox_messages_max: 16_384,
             entity_requests_max: 4_096,
@@ -74,8 +79,8 @@ impl Default for Settings {
             admission_requests_max: 4_096,
             batch_rows_max: BATCH_ROWS_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
-            batches_in_flight_max: 2,
-            loads_in_flight_max: 2,
+            batches_in_flight_max: 4,
+            loads_in_flight_max: 4,
             resolve_timeout: Duration::from_secs(10),
             resolve_interval: Duration::from_millis(100),
             advance_timeout: Duration::from_secs(30),

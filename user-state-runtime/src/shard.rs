@@ -97,9 +97,7 @@ pub(crate) async fn run<A>(
         let real_deadline = core.real_deadline();
         let room = core.mail_room().min(MAIL_PER_TURN_MAX);
         tokio::select! {
-            count = mailbox.recv_many(&mut mail, room), if room > 0 => {
-                core.on_mail(mail.drain(..), count);
-            }
+            _ = mailbox.recv_many(&mut mail, room), if room > 0 => core.on_mail(&mut mail),
             Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),
             Some(done) = work.join_next() => {
                 let answered = core.on_done(done, Instant::now());
@@ -160,7 +158,7 @@ async fn gather<A>(
             // The mailbox is closed, which the loop has to see.
             Some(0) => return,
             Some(count) => {
-                core.on_mail(mail.drain(..), count);
+                core.on_mail(mail);
                 came += count;
                 missed = 0;
             }

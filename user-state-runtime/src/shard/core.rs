@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use user_state_store::{PersistenceId, Revision};
 
 use super::entities::{Entities, EntityKey, Live};
+use super::flushing::InFlight;
 use super::{Effect, Mail};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
@@ -34,7 +35,7 @@ pub(super) struct Core<A: Aggregate> {
     pub(super) dirty: VecDeque<EntityKey>,
     /// A write that is cut, but had no room in its batch.
     pub(super) held_over: Option<(EntityKey, user_state_store::Write)>,
-    pub(super) batches_in_flight: usize,
+    pub(super) in_flight: InFlight,
     /// Entities whose write has an unknown outcome.
     pub(super) unresolved: Vec<EntityKey>,
     /// The latest clock reading of any input.
@@ -43,6 +44,8 @@ pub(super) struct Core<A: Aggregate> {
     /// Entities that are due and not idle were told to leave since the last turn.
     pub(super) leaves_opened: bool,
     pub(super) effects: Vec<Effect<A>>,
+    /// Empty: room for whom the mail of a turn is for.
+    addressees: Vec<Option<EntityKey>>,
     /// Entities whose row has to be loaded.
     loads: VecDeque<EntityKey>,
     loads_in_flight: usize,
@@ -90,11 +93,12 @@ where
             entities: Entities::new(),
             dirty: VecDeque::new(),
             held_over: None,
-            batches_in_flight: 0,
+            in_flight: InFlight::default(),
             unresolved: Vec::new(),
             more_due: false,
             leaves_opened: false,
             effects: Vec::new(),
+            addressees: Vec::new(),
             loads: VecDeque::new(),
             loads_in_flight: 0,
             admission: LinkedHashMap::new(),
@@ -148,19 +152,30 @@ where
     }
 
     /// Mail has come; none at all means that the mailbox is closed and empty.
-    pub(super) fn on_mail(&mut self, mail: impl Iterator<Item = Mail<A>>, count: usize) {
-        if count == 0 {
+    pub(super) fn on_mail(&mut self, mail: &mut Vec<Mail<A>>) {
+        if mail.is_empty() {
             self.ending = Ending::MailboxEmpty(match self.ending {
                 Ending::Until(until) => Some(until),
                 _ => None,
             });
         }
-        for mail in mail {
+        // Whom all of it is for is looked up before any is handled: where these do not depend on each other, the processor
+        // waits for memory once for several.
+        let mut keys = std::mem::take(&mut self.addressees);
+        keys.extend(mail.iter().map(|mail| match mail {
+            Mail::Request(message) => self.entities.key_of(&message.persistence_id),
+            Mail::Advance { .. } => None,
+        }));
+        for key in keys.iter().flatten() {
+            self.entities.touch(*key);
+        }
+        for (mail, key) in mail.drain(..).zip(keys.drain(..)) {
             match mail {
-                Mail::Request(message) => self.on_message(message),
+                Mail::Request(message) => self.on_message(message, key),
                 Mail::Advance { to, reply } => self.on_advance(to, reply),
             }
         }
+        self.addressees = keys;
     }
 
     /// The runtime shuts down until this real time.
@@ -183,7 +198,8 @@ where
         }
     }
 
-    fn on_message(&mut self, message: Message<A>) {
+    /// A message has come for the entity that was here when it was looked up.
+    fn on_message(&mut self, message: Message<A>, key: Option<EntityKey>) {
         let Message {
             persistence_id,
             accepted_at,
@@ -191,7 +207,12 @@ where
         } = message;
         self.now = self.now.max(accepted_at);
         let pending = Pending::open(request, accepted_at, &self.requests);
-        self.deliver(persistence_id, pending);
+        match key {
+            Some(key) if self.entities.get(key).is_some() => {
+                self.deliver_to(key, persistence_id, pending);
+            }
+            _ => self.deliver(persistence_id, pending),
+        }
     }
 
     fn on_advance(&mut self, to: Moment, reply: oneshot::Sender<Result<(), BarrierError>>) {
@@ -297,10 +318,13 @@ where
 
     /// Gives a request to its entity, which comes to life for it where there is room.
     pub(super) fn deliver(&mut self, id: PersistenceId, pending: Pending<A>) {
-        let Some(key) = self.entities.key_of(&id) else {
-            self.enter(id, pending);
-            return;
-        };
+        match self.entities.key_of(&id) {
+            Some(key) => self.deliver_to(key, id, pending),
+            None => self.enter(id, pending),
+        }
+    }
+
+    fn deliver_to(&mut self, key: EntityKey, id: PersistenceId, pending: Pending<A>) {
         self.entities.renew(key);
         let Some(Live { entity, .. }) = self.entities.get_mut(key) else {
             unreachable!("who was found is there")

@@ -80,6 +80,18 @@ impl<A: Aggregate> Entities<A> {
         self.slots.get_mut(key)
     }
 
+    /// Brings an entity into the processor's cache, and what is needed of its neighbours to renew it.
+    pub(super) fn touch(&self, key: EntityKey) {
+        let Some(live) = self.get(key) else { return };
+        let newer = |key| self.get(key).map(|live: &Live<A>| live.newer);
+        let older = |key| self.get(key).map(|live: &Live<A>| live.older);
+        std::hint::black_box((
+            newer(live.older),
+            older(live.newer),
+            live.entity.open_requests(),
+        ));
+    }
+
     /// Adds an entity, which nobody of its id may be before, as the newest.
     pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<A>) -> EntityKey {
         let hash = self.hash_of(&id);

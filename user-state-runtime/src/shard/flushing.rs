@@ -8,6 +8,49 @@ use super::Effect;
 use super::core::Core;
 use super::entities::EntityKey;
 use crate::entity::{Entity, Moved};
+use crate::settings::Settings;
+
+/// How many batches take turns at the database where none of them is full.
+const TURNS: usize = 2;
+
+/// The fewest rows that are sent as two batches instead of one.
+const SPLIT_ROWS_MIN: usize = 32;
+
+/// What a shard has on its way to the database.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct InFlight {
+    batches: usize,
+    rows: usize,
+}
+
+impl InFlight {
+    fn send(&mut self, rows: usize) {
+        self.batches += 1;
+        self.rows += rows;
+    }
+
+    fn land(&mut self, rows: usize) {
+        self.batches = self.batches.saturating_sub(1);
+        self.rows = self.rows.saturating_sub(rows);
+    }
+
+    /// How many of the rows that wait are to be sent now.
+    ///
+    /// Rows that wait make the next batch cheaper, and while the database works on one batch another can be made ready. So
+    /// two take turns, each about half of what there is: where one is on its way, the other goes when it has at least half as
+    /// many rows. Where batches are full, waiting makes nothing cheaper, and more follow at once.
+    fn rows_due(self, waiting: usize, settings: &Settings) -> usize {
+        let (batches_max, rows_max) = (settings.batches_in_flight_max, settings.batch_rows_max);
+        match self.batches {
+            sent if sent >= batches_max => 0,
+            _ if waiting >= rows_max => rows_max,
+            0 if waiting >= SPLIT_ROWS_MIN && batches_max > 1 => waiting.div_ceil(TURNS),
+            0 => waiting,
+            sent if sent < TURNS && 2 * waiting >= self.rows => waiting,
+            _ => 0,
+        }
+    }
+}
 
 impl<A> Core<A>
 where
@@ -15,12 +58,16 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    /// Sends what is dirty, in as many batches as may be on their way. Behind one that is, only a full one is sent.
+    /// Sends what is dirty, in as many batches as are due.
     pub(super) fn cut_batches(&mut self) {
-        while self.batches_in_flight < self.context.settings.batches_in_flight_max
-            && (self.batches_in_flight == 0 || self.fills_a_batch())
-        {
-            let (keys, writes) = self.cut_batch();
+        loop {
+            let settings = &self.context.settings;
+            // Where a write had no room in the last batch, there is enough for a full one, going by the bytes.
+            let waiting = match self.held_over {
+                Some(_) => settings.batch_rows_max,
+                None => self.dirty.len(),
+            };
+            let (keys, writes) = self.cut_batch(self.in_flight.rows_due(waiting, settings));
             if writes.is_empty() {
                 return;
             }
@@ -28,18 +75,12 @@ where
                 unreachable!("a shard cuts one valid write per entity: {broken}")
             });
             self.counters.batches(1);
-            self.batches_in_flight += 1;
+            self.in_flight.send(keys.len());
             self.effects.push(Effect::Write { keys, batch });
         }
     }
 
-    /// Whether what is dirty is enough for a full batch, going by the rows.
-    fn fills_a_batch(&self) -> bool {
-        self.dirty.len() >= self.context.settings.batch_rows_max
-    }
-
-    fn cut_batch(&mut self) -> (Vec<EntityKey>, Vec<Write>) {
-        let rows_max = self.context.settings.batch_rows_max;
+    fn cut_batch(&mut self, rows_max: usize) -> (Vec<EntityKey>, Vec<Write>) {
         let bytes_max = self.context.settings.batch_bytes_max;
         let rows = self.dirty.len().min(rows_max);
         let mut keys = Vec::with_capacity(rows);
@@ -84,7 +125,7 @@ where
         outcomes: Vec<(EntityKey, Write, WriteOutcome)>,
         now: Instant,
     ) {
-        self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
+        self.in_flight.land(outcomes.len());
         let (mut keys, mut unknown) = (Vec::new(), Vec::new());
         for (key, write, outcome) in outcomes {
             match outcome {
@@ -153,5 +194,81 @@ where
                 again: true,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    /// The rows of each batch that lands, where some callers are there first, the others come while those wait, and each
+    /// asks again when answered.
+    fn batches(callers: usize, first: usize, settings: &Settings) -> Vec<usize> {
+        let (mut in_flight, mut lanes) = (InFlight::default(), VecDeque::new());
+        let (mut waiting, mut later) = (first, callers - first);
+        let mut landed = Vec::new();
+        while landed.len() < 100 {
+            loop {
+                let rows = in_flight.rows_due(waiting, settings);
+                if rows == 0 {
+                    break;
+                }
+                in_flight.send(rows);
+                lanes.push_back(rows);
+                waiting -= rows;
+            }
+            waiting += std::mem::take(&mut later);
+            let rows = lanes.pop_front().unwrap();
+            in_flight.land(rows);
+            landed.push(rows);
+            waiting += rows;
+        }
+        landed
+    }
+
+    #[test]
+    fn two_batches_take_turns_and_become_alike_however_the_callers_began() {
+        let settings = Settings::default();
+        for callers in [32, 64, 333, 900] {
+            for first in [1, 2, callers / 3, callers - 1, callers] {
+                let landed = batches(callers, first, &settings);
+                let tail = &landed[50..];
+                let least = tail.iter().copied().min().unwrap();
+                let most = tail.iter().copied().max().unwrap();
+                assert!(2 * least >= most - 1, "{callers}, {first}: {landed:?}");
+                assert_eq!(least + most, callers, "{callers}, {first}: {landed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_go_together_and_one_goes_alone() {
+        let settings = Settings::default();
+        assert_eq!(batches(1, 1, &settings), [1; 100]);
+        assert_eq!(batches(20, 20, &settings), [20; 100]);
+    }
+
+    #[test]
+    fn full_batches_do_not_take_turns() {
+        let settings = Settings::default();
+        let (mut in_flight, rows_max) = (InFlight::default(), settings.batch_rows_max);
+        for _ in 0..settings.batches_in_flight_max {
+            assert_eq!(in_flight.rows_due(10_000, &settings), rows_max);
+            in_flight.send(rows_max);
+        }
+        assert_eq!(in_flight.rows_due(10_000, &settings), 0);
+        in_flight.land(rows_max);
+        assert_eq!(in_flight.rows_due(rows_max - 1, &settings), 0, "not full");
+    }
+
+    #[test]
+    fn a_limit_of_one_batch_is_kept() {
+        let settings = Settings {
+            batches_in_flight_max: 1,
+            ..Settings::default()
+        };
+        assert_eq!(batches(64, 64, &settings), [64; 100]);
     }
 }
