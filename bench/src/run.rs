@@ -77,16 +77,6 @@ async fn measure(
         .collect();
     let mut slow = Vec::new();
     for round in 0..rounds {
-        let Case {
-            work,
-            callers,
-            users,
-            ..
-        } = case;
-        eprintln!(
-            "{work}: {users} users, {callers} callers: round {} of {rounds}",
-            round + 1
-        );
         for turn in 0..contenders.len() {
             let index = (turn + round) % contenders.len();
             let (Some(contender), Some(figures)) =
@@ -97,7 +87,15 @@ async fn measure(
             if slow.contains(&index) {
                 continue;
             }
-            if let Ok(rounds) = figures {
+            if let Ok(measured) = figures {
+                eprintln!(
+                    "{}: {} users, {} callers, round {} of {rounds}: {}",
+                    case.work,
+                    case.users,
+                    case.callers,
+                    round + 1,
+                    contender.name()
+                );
                 let one = contender.measure(case, world).await;
                 if one
                     .as_ref()
@@ -106,7 +104,7 @@ async fn measure(
                     slow.push(index);
                 }
                 match one {
-                    Ok(one) => rounds.push(one),
+                    Ok(one) => measured.push(one),
                     Err(failure) => {
                         eprintln!("{}: {failure}", contender.name());
                         *figures = Err(failure_text(&failure));

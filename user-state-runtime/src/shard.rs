@@ -2,8 +2,8 @@
 //!
 //! The loop here is thin: it waits for the next input, hands it to the [`Core`] (plain data, no awaits), and
 //! starts the work the core asks for. Group commit needs no timer: while batches are on their way, commands keep
-//! being handled and gather for the next one, so load decides the size of a batch. Those who are answered when it lands
-//! are let back in before the next one is cut.
+//! being handled and gather for the next one, so load decides the size of a batch. Those who are answered when one lands
+//! are let back in before the next is cut.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -240,3 +240,31 @@ async fn a_confirmed_read_sees_what_another_runtime_wrote() -> TestResult {
     assert_eq!(rivals.runtime.stats().conflicts, 0);
     Ok(())
 }
+
+#[tokio::test]
+async fn of_a_batch_only_the_entity_that_lost_is_loaded_again() -> TestResult {
+    let rivals = Rivals::meet(ConflictPolicy::retry_once()).await?;
+    // Against the order of their ids, in which a batch stands.
+    let names = ["e", "d", "c", "b", "a"];
+    for name in names {
+        rivals.runtime.entity(id(name)).execute(add(1)).await?;
+    }
+    rivals.rival.entity(id("d")).execute(add(10)).await?;
+
+    let batches = rivals.runtime.stats().batches;
+    let calls = names.map(|name| execute(&rivals.runtime.entity(id(name)), add(100)));
+    for (name, call) in names.into_iter().zip(calls) {
+        let lost = name == "d";
+        assert_eq!(call.await?.get(), if lost { 3 } else { 2 }, "{name}");
+        let expected = if lost { 111 } else { 101 };
+        let entity = rivals.runtime.entity(id(name));
+        assert_eq!(sum(&entity).await?.0, expected, "{name}");
+    }
+    let stats = rivals.runtime.stats();
+    assert_eq!(
+        (stats.conflicts, stats.batches - batches),
+        (1, 2),
+        "one batch of all, and one of the loser"
+    );
+    Ok(())
+}

@@ -67,38 +67,42 @@ where
                 Some(_) => settings.batch_rows_max,
                 None => self.dirty.len(),
             };
-            let (keys, writes) = self.cut_batch(self.in_flight.rows_due(waiting, settings));
-            if writes.is_empty() {
+            let rows = self.in_flight.rows_due(waiting, settings);
+            let Some((keys, batch)) = self.cut_batch(rows) else {
                 return;
-            }
-            let batch = WriteBatch::new(writes).unwrap_or_else(|broken| {
-                unreachable!("a shard cuts one valid write per entity: {broken}")
-            });
+            };
             self.counters.batches(1);
             self.in_flight.send(keys.len());
             self.effects.push(Effect::Write { keys, batch });
         }
     }
 
-    fn cut_batch(&mut self, rows_max: usize) -> (Vec<EntityKey>, Vec<Write>) {
+    /// Cuts the next writes into a batch, with the keys of their entities in its order.
+    fn cut_batch(&mut self, rows_max: usize) -> Option<(Vec<EntityKey>, WriteBatch)> {
         let bytes_max = self.context.settings.batch_bytes_max;
-        let rows = self.dirty.len().min(rows_max);
-        let mut keys = Vec::with_capacity(rows);
-        let mut writes = Vec::with_capacity(rows);
+        let mut cut = Vec::with_capacity(self.dirty.len().min(rows_max));
         let mut bytes = 0;
-        while writes.len() < rows_max {
+        while cut.len() < rows_max {
             let Some((key, write)) = self.held_over.take().or_else(|| self.cut_next()) else {
                 break;
             };
             bytes += write.payload_len();
-            if bytes > bytes_max && !writes.is_empty() {
+            if bytes > bytes_max && !cut.is_empty() {
                 self.held_over = Some((key, write));
                 break;
             }
-            keys.push(key);
-            writes.push(write);
+            cut.push((key, write));
         }
-        (keys, writes)
+        if cut.is_empty() {
+            return None;
+        }
+        // As the batch sorts them, so that each outcome comes back to its own entity.
+        cut.sort_unstable_by(|(_, one), (_, other)| one.persistence_id.cmp(&other.persistence_id));
+        let (keys, writes) = cut.into_iter().unzip();
+        let batch = WriteBatch::new(writes).unwrap_or_else(|broken| {
+            unreachable!("a shard cuts one valid write per entity: {broken}")
+        });
+        Some((keys, batch))
     }
 
     /// Cuts the write of the next dirty entity that has one.
@@ -128,6 +132,12 @@ where
         self.in_flight.land(outcomes.len());
         let (mut keys, mut unknown) = (Vec::new(), Vec::new());
         for (key, write, outcome) in outcomes {
+            debug_assert!(
+                self.entities
+                    .get(key)
+                    .is_none_or(|live| live.id == write.persistence_id),
+                "an outcome is its own entity's"
+            );
             match outcome {
                 WriteOutcome::Applied(db_timestamp) => {
                     self.with_entity(key, |entity, driver| {
