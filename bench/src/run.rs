@@ -152,8 +152,8 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Box<dyn Contender>>, Failure> {
         Some(command) => Program::named(command),
         None => Program::built(arguments.pekko_profile),
     };
-    let all = contender::all(&Arc::new(pekko));
     let names = &arguments.contenders;
+    let all = contender::all(&Arc::new(pekko), arguments.quick && names.is_empty());
     for name in names {
         if !all
             .iter()

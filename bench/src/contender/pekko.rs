@@ -126,7 +126,11 @@ pub(crate) struct Pekko {
     name: &'static str,
     program: Arc<Program>,
     peer: Option<Peer>,
+    is_left_out: bool,
 }
+
+/// Why a quick run has one configuration only.
+const LEFT_OUT: &str = "a quick run has no time for it; name it with --contenders";
 
 impl Pekko {
     pub(crate) fn with_defaults(program: &Arc<Program>) -> Self {
@@ -142,7 +146,13 @@ impl Pekko {
             name,
             program: Arc::clone(program),
             peer: None,
+            is_left_out: false,
         }
+    }
+
+    /// Measures nothing, and says so.
+    pub(crate) fn leave_out(&mut self) {
+        self.is_left_out = true;
     }
 
     async fn peer(&mut self) -> Result<&mut Peer, Failure> {
@@ -165,6 +175,9 @@ impl Contender for Pekko {
     }
 
     fn not_run(&self, case: &Case) -> Option<String> {
+        if self.is_left_out {
+            return Some(LEFT_OUT.to_owned());
+        }
         self.program.not_run(case)
     }
 
@@ -220,6 +233,16 @@ mod tests {
         assert_eq!(pekko.not_run(&case(Kind::Memory)), None);
         let words = program.command().await.as_ref().unwrap();
         assert_eq!(words, &["java", "-jar", "load.jar"]);
+    }
+
+    #[test]
+    fn one_that_is_left_out_says_how_it_is_measured() {
+        let program = Arc::new(Program::built(Profile::PekkoNewest));
+        let mut pekko = Pekko::with_defaults(&program);
+        assert_eq!(pekko.not_run(&case(Kind::Write)), None);
+        pekko.leave_out();
+        let reason = pekko.not_run(&case(Kind::Write)).unwrap();
+        assert!(reason.contains("--contenders"), "{reason}");
     }
 
     #[test]
