@@ -9,8 +9,8 @@ use super::Work;
 /// How many are kept: about as many entities as have work while two full batches are on their way.
 const KEPT_MAX: usize = 1_024;
 
-/// The most answers for which one keeps its room.
-const ANSWERS_MAX: usize = 16;
+/// The most requests and answers for which one keeps its room.
+const ROOM_MAX: usize = 16;
 
 /// What a shard's idle entities gave back.
 pub(crate) struct SpareWork<A: Aggregate>(RefCell<Vec<Box<Work<A>>>>);
@@ -23,8 +23,9 @@ impl<A: Aggregate> SpareWork<A> {
     /// Takes back what has nothing in it.
     pub(super) fn give(&self, mut work: Box<Work<A>>) {
         let mut kept = self.0.borrow_mut();
-        let room = work.gathered.capacity().max(work.sent.capacity());
-        if kept.len() < KEPT_MAX && room <= ANSWERS_MAX {
+        let answers = work.gathered.capacity().max(work.sent.capacity());
+        let room = answers.max(work.waiting.capacity());
+        if kept.len() < KEPT_MAX && room <= ROOM_MAX {
             work.leaving = false;
             kept.push(work);
         }

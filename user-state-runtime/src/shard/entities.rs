@@ -122,7 +122,7 @@ impl<A: Aggregate> Entities<A> {
 
     /// Makes an entity the newest.
     pub(super) fn renew(&mut self, key: EntityKey) {
-        if key != self.newest {
+        if key != self.newest && self.slots.contains_key(key) {
             self.unlink(key);
             self.append(key);
         }
