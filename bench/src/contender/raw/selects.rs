@@ -9,7 +9,7 @@ use super::{
 use crate::contender::statements::SELECT_MANY;
 use crate::load::Reason;
 
-/// How many loads a shard of the runtime has on their way, and the runtime has a shard per core.
+/// How many loads the runtime has on their way by default: four for each shard, which has two cores.
 const LOADS_PER_CORE: usize = 2;
 
 /// A payload limit as the store's, which is part of its statement.
