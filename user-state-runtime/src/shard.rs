@@ -111,10 +111,8 @@ pub(crate) async fn run<A>(
             () = until(real_deadline), if real_deadline.is_some() => {
                 core.on_real_time(Instant::now());
             }
-            // Other tasks of this thread run between two turns.
-            () = tokio::task::yield_now(), if core.has_more_due() => {}
         }
-        core.turn();
+        core.turn(Instant::now);
         if core.closes_mailbox() {
             mailbox.close();
         }

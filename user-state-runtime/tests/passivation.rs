@@ -36,7 +36,7 @@ impl Clock for Jumping {
 
 #[tokio::test]
 async fn others_run_between_the_turns_in_which_many_users_leave() -> TestResult {
-    const USERS: u64 = 4_096;
+    const USERS: u64 = 8_192;
     let directory = tempfile::tempdir()?;
     let url = format!("sqlite:{}", directory.path().join("users.db").display());
     let store = user_state_store::connect(&url.parse()?).await?;

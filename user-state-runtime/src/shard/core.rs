@@ -12,6 +12,7 @@ use user_state_store::{PersistenceId, Revision};
 
 use super::entities::{Entities, EntityKey, Live};
 use super::flushing::InFlight;
+use super::passivation::LEAVES_PAUSE;
 use super::{Effect, Mail};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
@@ -40,7 +41,8 @@ pub(super) struct Core<A: Aggregate> {
     pub(super) unresolved: Vec<EntityKey>,
     /// The latest clock reading of any input.
     pub(super) now: Moment,
-    pub(super) more_due: bool,
+    /// When those go on to leave who are due and had no place in the last turn of leaving; `None` where nobody is left.
+    pub(super) leaves_resume: Option<Instant>,
     /// Entities that are due and not idle were told to leave since the last turn.
     pub(super) leaves_opened: bool,
     pub(super) effects: Vec<Effect<A>>,
@@ -95,7 +97,7 @@ where
             held_over: None,
             in_flight: InFlight::default(),
             unresolved: Vec::new(),
-            more_due: false,
+            leaves_resume: None,
             leaves_opened: false,
             effects: Vec::new(),
             addressees: Vec::new(),
@@ -144,7 +146,7 @@ where
             .unresolved
             .iter()
             .filter_map(|key| self.entities.get(*key)?.entity.resolve_deadline());
-        resolving.chain(ending).min()
+        resolving.chain(ending).chain(self.leaves_resume).min()
     }
 
     pub(super) fn take_effects(&mut self) -> Vec<Effect<A>> {
@@ -219,6 +221,7 @@ where
         self.now = self.now.max(to);
         // Everything that is due leaves in the epoch that the barrier waits for.
         while self.expire() {}
+        self.leaves_resume = None;
         self.requests.next_epoch();
         let flush_failed = self.is_abandoned_and_due();
         self.barriers.push(Waiter {
@@ -260,8 +263,9 @@ where
         self.with_entity(key, |entity, driver| entity.on_handled(handled, driver));
     }
 
-    /// Real time has passed: an unresolved write's callers, or everybody at the end, are told.
+    /// Real time has passed: idle entities go on to leave; an unresolved write's callers, or everybody at the end, are told.
     pub(super) fn on_real_time(&mut self, now: Instant) {
+        self.leaves_resume.take_if(|at| *at <= now);
         let over = match self.ending {
             Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => until <= now,
             _ => false,
@@ -288,8 +292,10 @@ where
     }
 
     /// What every input is followed by: idle entities leave, loads and batches start.
-    pub(super) fn turn(&mut self) {
-        self.more_due = self.expire();
+    pub(super) fn turn(&mut self, now: impl FnOnce() -> Instant) {
+        if self.leaves_resume.is_none() && self.expire() {
+            self.leaves_resume = Some(now() + LEAVES_PAUSE);
+        }
         self.admit();
         if std::mem::take(&mut self.leaves_opened) && !self.barriers.is_empty() {
             // Whoever came to life behind a barrier and was due already has to leave before it is passed, too.
@@ -429,7 +435,7 @@ where
     }
 
     fn pass_barrier(&mut self) {
-        if self.more_due || !self.requests.earlier_are_handled() {
+        if self.leaves_resume.is_some() || !self.requests.earlier_are_handled() {
             return;
         }
         for waiter in self.barriers.drain(..) {

@@ -29,6 +29,8 @@ pub(super) struct Entities<A: Aggregate> {
 pub(super) struct Live<A: Aggregate> {
     pub(super) id: PersistenceId,
     pub(super) entity: Entity<A>,
+    /// The id's, as in the index.
+    hash: u32,
     older: EntityKey,
     newer: EntityKey,
 }
@@ -92,12 +94,22 @@ impl<A: Aggregate> Entities<A> {
         ));
     }
 
+    /// Brings an entity's place in the index into the processor's cache.
+    pub(super) fn touch_place(&self, key: EntityKey) {
+        let Some(live) = self.get(key) else { return };
+        let place = self
+            .by_id
+            .find(Place::spread(live.hash), |place| place.key == key);
+        std::hint::black_box(place.is_some());
+    }
+
     /// Adds an entity, which nobody of its id may be before, as the newest.
     pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<A>) -> EntityKey {
         let hash = self.hash_of(&id);
         let key = self.slots.insert(Live {
             id,
             entity,
+            hash,
             older: EntityKey::null(),
             newer: EntityKey::null(),
         });
@@ -112,9 +124,13 @@ impl<A: Aggregate> Entities<A> {
     /// Takes an entity out.
     pub(super) fn remove(&mut self, key: EntityKey) -> Option<(PersistenceId, Entity<A>)> {
         self.unlink(key);
-        let Live { id, entity, .. } = self.slots.remove(key)?;
-        let hash = Place::spread(self.hash_of(&id));
-        if let Ok(place) = self.by_id.find_entry(hash, |place| place.key == key) {
+        let Live {
+            id, entity, hash, ..
+        } = self.slots.remove(key)?;
+        let place = self
+            .by_id
+            .find_entry(Place::spread(hash), |place| place.key == key);
+        if let Ok(place) = place {
             place.remove();
         }
         Some((id, entity))
