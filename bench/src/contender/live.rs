@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::case::{Case, Kind};
 use crate::contender::{Contender, World, database_of};
 use crate::exit::Failure;
-use crate::load::callers::{self, Requests, Users};
+use crate::load::callers;
 use crate::load::{Measured, Target, Timing, open_loop, recovery};
 use crate::peer::{Peer, Request, Task};
 use crate::population::Tables;
@@ -117,20 +117,25 @@ impl<S: System> Callers<S> {
         Ok(measured)
     }
 
+    /// What it can do at most, and then how long answers take at a part of that.
     async fn latency(
-        target: &Arc<S::Target>,
-        requests: &Requests,
+        &mut self,
+        case: &Case,
         percent: u32,
-        timing: Timing,
+        world: &mut World,
     ) -> Result<Measured, Failure> {
-        let most = callers::measure(target, requests, CAPACITY_CALLERS, timing).await?;
+        let (requests, timing) = (world.requests(case), world.timing);
+        let url = self.url(case, world).await?;
+        let target = self.live(case, &url).await?;
+        let most = callers::measure(&target, &requests, CAPACITY_CALLERS, timing).await?;
         let most = most.per_second.unwrap_or_default();
         let rate = most * f64::from(percent) / 100.0;
         if rate <= 0.0 {
             return Err(Failure::new(1, "it answered nothing"));
         }
-        let users: &Users = &requests.users;
-        let measured = open_loop::measure(target, users, rate, timing).await?;
+        // The dead rows of the one are not to slow down the other.
+        self.url(case, world).await?;
+        let measured = open_loop::measure(&target, &requests.users, rate, timing).await?;
         Ok(measured.with("capacity", most))
     }
 
@@ -164,7 +169,7 @@ impl<S: System> Contender for Callers<S> {
     async fn measure(&mut self, case: &Case, world: &mut World) -> Result<Measured, Failure> {
         let timing = world.timing;
         let url = match case.kind {
-            Kind::Memory | Kind::Passivate => String::new(),
+            Kind::Memory | Kind::Passivate | Kind::Latency { .. } => String::new(),
             _ => self.url(case, world).await?,
         };
         match case.kind {
@@ -178,10 +183,7 @@ impl<S: System> Contender for Callers<S> {
                 self.rest().await;
                 self.recover(case, &url, timing).await
             }
-            Kind::Latency { percent } => {
-                let target = self.live(case, &url).await?;
-                Self::latency(&target, &world.requests(case), percent, timing).await
-            }
+            Kind::Latency { percent } => self.latency(case, percent, world).await,
             Kind::Write | Kind::Mix | Kind::Read => {
                 let target = self.live(case, &url).await?;
                 callers::measure(&target, &world.requests(case), case.callers, timing).await
