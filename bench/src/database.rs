@@ -23,14 +23,17 @@ const SETTINGS: [(&str, &str); 5] = [
 /// What has to be on for an acknowledged commit to survive a crash; said so at the top of every run.
 const DURABLE: [&str; 3] = ["fsync", "synchronous_commit", "full_page_writes"];
 
-/// How many files of the log, 16 MiB each, are made ready before anything is measured: 2 GiB.
+/// How large a file of the log is, unless a server was made otherwise.
+const LOG_FILE_BYTES: i64 = 16 * 1024 * 1024;
+
+/// How many files of the log are made ready before anything is measured: 2 GiB.
 ///
 /// A server that has been in use for a while uses its files again. One that has just been made has to fill and sync a new
 /// one for every 16 MiB, and all commits wait 50 ms or longer for that: a property of new servers, not of contenders.
-const LOG_FILES: u32 = 128;
+const LOG_FILES: i64 = 128;
 
 /// After how much log a checkpoint sets its files free to be used again: half of them.
-const LOG_BETWEEN_CHECKPOINTS: i64 = 64 * 16 * 1024 * 1024;
+const LOG_BETWEEN_CHECKPOINTS: i64 = LOG_FILES / 2 * LOG_FILE_BYTES;
 
 /// A database of a contender's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,7 +72,7 @@ impl Databases {
         self.administer(&format!(
             "DO $$ BEGIN
                  FOR file IN 1..{LOG_FILES} LOOP
-                     PERFORM pg_logical_emit_message(false, '', repeat(' ', 16 * 1024 * 1024 - 65536));
+                     PERFORM pg_logical_emit_message(false, '', repeat(' ', {LOG_FILE_BYTES}));
                  END LOOP;
              END $$"
         ))

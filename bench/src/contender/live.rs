@@ -121,12 +121,12 @@ impl<S: System> Callers<S> {
     async fn latency(
         &mut self,
         case: &Case,
+        url: &str,
         percent: u32,
         world: &mut World,
     ) -> Result<Measured, Failure> {
         let (requests, timing) = (world.requests(case), world.timing);
-        let url = self.url(case, world).await?;
-        let target = self.live(case, &url).await?;
+        let target = self.live(case, url).await?;
         let most = callers::measure(&target, &requests, CAPACITY_CALLERS, timing).await?;
         let most = most.per_second.unwrap_or_default();
         let rate = most * f64::from(percent) / 100.0;
@@ -169,7 +169,7 @@ impl<S: System> Contender for Callers<S> {
     async fn measure(&mut self, case: &Case, world: &mut World) -> Result<Measured, Failure> {
         let timing = world.timing;
         let url = match case.kind {
-            Kind::Memory | Kind::Passivate | Kind::Latency { .. } => String::new(),
+            Kind::Memory | Kind::Passivate => String::new(),
             _ => self.url(case, world).await?,
         };
         match case.kind {
@@ -183,7 +183,7 @@ impl<S: System> Contender for Callers<S> {
                 self.rest().await;
                 self.recover(case, &url, timing).await
             }
-            Kind::Latency { percent } => self.latency(case, percent, world).await,
+            Kind::Latency { percent } => self.latency(case, &url, percent, world).await,
             Kind::Write | Kind::Mix | Kind::Read => {
                 let target = self.live(case, &url).await?;
                 callers::measure(&target, &world.requests(case), case.callers, timing).await

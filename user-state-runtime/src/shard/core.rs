@@ -12,7 +12,6 @@ use user_state_store::{PersistenceId, Revision};
 
 use super::entities::{Entities, EntityKey, Live};
 use super::flushing::InFlight;
-use super::passivation::LEAVES_PAUSE;
 use super::{Effect, Mail};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
@@ -232,11 +231,10 @@ where
 
     /// Whether an entity is due that stays until its write is resolved, whenever that will be.
     fn is_abandoned_and_due(&self) -> bool {
-        let due = |entity: &Entity<A>| self.context.settings.is_due(entity.touched(), self.now);
         self.unresolved
             .iter()
             .filter_map(|key| self.entities.get(*key))
-            .any(|live| live.entity.is_abandoned() && due(&live.entity))
+            .any(|live| live.entity.is_abandoned() && self.is_due(&live.entity))
     }
 
     /// A piece of database work has come to its end. How many requests that has answered.
@@ -293,9 +291,7 @@ where
 
     /// What every input is followed by: idle entities leave, loads and batches start.
     pub(super) fn turn(&mut self, now: impl FnOnce() -> Instant) {
-        if self.leaves_resume.is_none() && self.expire() {
-            self.leaves_resume = Some(now() + LEAVES_PAUSE);
-        }
+        self.expire_in_turns(now);
         self.admit();
         if std::mem::take(&mut self.leaves_opened) && !self.barriers.is_empty() {
             // Whoever came to life behind a barrier and was due already has to leave before it is passed, too.
@@ -435,7 +431,7 @@ where
     }
 
     fn pass_barrier(&mut self) {
-        if self.leaves_resume.is_some() || !self.requests.earlier_are_handled() {
+        if self.has_more_due() || !self.requests.earlier_are_handled() {
             return;
         }
         for waiter in self.barriers.drain(..) {

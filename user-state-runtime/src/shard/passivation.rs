@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use cqrs_es::Aggregate;
+use tokio::time::Instant;
 use user_state_store::{PersistenceId, Revision};
 
 use super::core::Core;
@@ -23,7 +24,7 @@ const LEAVES_PER_TURN_MAX: usize = 1_024;
 /// A thread that never sleeps while millions leave has used up its share of the processor when somebody asks, and the
 /// operating system lets others go first for milliseconds. Some 400,000 users per second leave a shard all the same, which is
 /// more than can come to life.
-pub(super) const LEAVES_PAUSE: Duration = Duration::from_millis(1);
+const LEAVES_PAUSE: Duration = Duration::from_millis(1);
 
 impl<A> Core<A>
 where
@@ -31,6 +32,13 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
+    /// Lets a turn's worth of entities leave, where the pause after the last such turn is over.
+    pub(super) fn expire_in_turns(&mut self, now: impl FnOnce() -> Instant) {
+        if !self.has_more_due() && self.expire() {
+            self.leaves_resume = Some(now() + LEAVES_PAUSE);
+        }
+    }
+
     /// Lets entities leave that were idle for the time-out; one that is busy or dirty leaves when it is flushed.
     /// True where more may be due.
     pub(super) fn expire(&mut self) -> bool {
@@ -43,7 +51,7 @@ where
             let Some((key, entity)) = self.entities.oldest() else {
                 return false;
             };
-            if !self.context.settings.is_due(entity.touched(), self.now) {
+            if !self.is_due(entity) {
                 return false;
             }
             if entity.is_idle() {
@@ -67,12 +75,9 @@ where
     /// Those at the front who are idle and due, up to the first who is not. Where each stands is looked up before any of
     /// them leaves, so that the processor waits for memory once for several.
     fn idle_and_due(&self, most: usize) -> Vec<EntityKey> {
-        let leaves = |entity: &Entity<A>| {
-            entity.is_idle() && self.context.settings.is_due(entity.touched(), self.now)
-        };
         let front = self.entities.iter().take(most);
         let leaving: Vec<_> = front
-            .take_while(|(_, entity)| leaves(entity))
+            .take_while(|(_, entity)| entity.is_idle() && self.is_due(entity))
             .map(|(key, _)| key)
             .collect();
         for key in &leaving {
@@ -83,9 +88,14 @@ where
 
     /// Whether an entity at the front is due and nobody has told it yet.
     fn front_is_due_and_stays(&self) -> bool {
-        self.entities.oldest().is_some_and(|(_, entity)| {
-            self.context.settings.is_due(entity.touched(), self.now) && !entity.is_leaving()
-        })
+        self.entities
+            .oldest()
+            .is_some_and(|(_, entity)| self.is_due(entity) && !entity.is_leaving())
+    }
+
+    /// Whether an entity was idle for the time-out, by the latest clock reading.
+    pub(super) fn is_due(&self, entity: &Entity<A>) -> bool {
+        self.context.settings.is_due(entity.touched(), self.now)
     }
 
     /// Whether idle entities are left to let go after a pause.
