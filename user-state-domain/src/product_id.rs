@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use ecow::EcoString;
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
 /// The longest product id a command may bring, in bytes of UTF-8. Bounds the size of a user's state.
 pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
@@ -13,7 +13,7 @@ pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
 /// Commands with an empty or overlong id are refused ([`crate::UserError`]); stored states of other writers may
 /// hold any text.
 ///
-/// Cloning is cheap: ids of up to 23 bytes need no allocation, longer ones share theirs.
+/// Cloning is cheap: ids of up to 15 bytes need no allocation, longer ones share theirs.
 ///
 /// ```
 /// use user_state_domain::ProductId;
@@ -25,9 +25,12 @@ pub const PRODUCT_ID_BYTES_MAX: usize = 1024;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ProductId(SmolStr);
+pub struct ProductId(EcoString);
 
 impl ProductId {
+    /// No text, where there is no product.
+    pub(crate) const EMPTY: Self = Self(EcoString::new());
+
     /// The product with this id.
     pub fn new(id: &str) -> Self {
         Self(id.into())

@@ -21,36 +21,56 @@ pub const RECENT_PRODUCTS_MAX: usize = 3;
 /// let kept: Vec<&str> = recent.iter().map(ProductId::as_str).collect();
 /// assert_eq!(kept, ["p4", "p1", "p3"]);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<ProductId>", into = "Vec<ProductId>")]
-pub struct RecentProducts([Option<ProductId>; RECENT_PRODUCTS_MAX]);
+pub struct RecentProducts {
+    /// Those behind the first `len` are empty.
+    slots: [ProductId; RECENT_PRODUCTS_MAX],
+    len: u8,
+}
 
 impl RecentProducts {
     /// Puts a product first; one that is known moves there, otherwise the oldest beyond three is forgotten.
     pub fn view(&mut self, product_id: ProductId) {
-        let product_id = Some(product_id);
-        let known = self.0.iter().position(|slot| *slot == product_id);
-        let displaced = known.unwrap_or(RECENT_PRODUCTS_MAX - 1);
-        if let Some(moved) = self.0.get_mut(..=displaced) {
+        let known = self.iter().position(|product| *product == product_id);
+        let displaced = known.unwrap_or_else(|| self.make_room());
+        if let Some(moved) = self.slots.get_mut(..=displaced) {
             moved.rotate_right(1);
         }
-        let [first, ..] = &mut self.0;
+        let [first, ..] = &mut self.slots;
         *first = product_id;
     }
 
     /// The products, the most recent first.
     pub fn iter(&self) -> impl Iterator<Item = &ProductId> {
-        self.0.iter().flatten()
+        self.slots.iter().take(self.len())
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.iter().count()
+        usize::from(self.len)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.len == 0
+    }
+
+    /// The place of one product more: behind the others, or the last one's.
+    fn make_room(&mut self) -> usize {
+        if self.len() < RECENT_PRODUCTS_MAX {
+            self.len += 1;
+        }
+        self.len() - 1
+    }
+}
+
+impl Default for RecentProducts {
+    fn default() -> Self {
+        Self {
+            slots: [ProductId::EMPTY; RECENT_PRODUCTS_MAX],
+            len: 0,
+        }
     }
 }
 
@@ -77,16 +97,19 @@ impl Extend<ProductId> for RecentProducts {
             if self.iter().any(|known| *known == product) {
                 continue;
             }
-            let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) else {
+            let next = self.len();
+            let Some(free) = self.slots.get_mut(next) else {
                 break;
             };
-            *free = Some(product);
+            *free = product;
+            self.len += 1;
         }
     }
 }
 
 impl From<RecentProducts> for Vec<ProductId> {
     fn from(products: RecentProducts) -> Self {
-        products.0.into_iter().flatten().collect()
+        let len = products.len();
+        products.slots.into_iter().take(len).collect()
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use user_state_store::{PersistenceId, Revision};
 
 use crate::error::{ExecuteError, RequestError, TellError};
-use crate::request::{Message, Request, Versioned};
+use crate::request::{Message, Reply, Request, Versioned};
 use crate::runtime::Inner;
 use crate::shard::Mail;
 
@@ -83,8 +83,11 @@ where
             reply,
         })
         .map_err(NotSent::into_execute)?;
-        // A shard that ends without an answer may have sent the write.
-        answer.await.unwrap_or(Err(ExecuteError::Unknown))
+        match answer.await {
+            Ok(answer) => answer.map_err(|error| *error),
+            // A shard that ends without an answer may have sent the write.
+            Err(_) => Err(ExecuteError::Unknown),
+        }
     }
 
     /// Hands a command over. Returns when the mailbox has taken it; what becomes of it later is told by the
@@ -134,8 +137,7 @@ where
     /// Dropping the future after its first poll stops the waiting only: the state may still be deleted.
     pub async fn delete(&self) -> Result<Revision, RequestError> {
         let at = self.runtime.clock().utc_now();
-        let lost = Err(RequestError::Unknown);
-        self.ask_or(lost, |reply| Request::Delete { at, reply })
+        self.ask_or(RequestError::Unknown, |reply| Request::Delete { at, reply })
             .await
     }
 
@@ -153,15 +155,15 @@ where
 
     async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request<A>,
+        request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
     ) -> Result<T, RequestError> {
-        self.ask_or(Err(RequestError::Closed), request).await
+        self.ask_or(RequestError::Closed, request).await
     }
 
     async fn ask_or<T>(
         &self,
-        unanswered: Result<T, RequestError>,
-        request: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Request<A>,
+        unanswered: RequestError,
+        request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
     ) -> Result<T, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(request(reply))
@@ -169,7 +171,10 @@ where
                 NotSent::Full(_) => RequestError::Overloaded,
                 NotSent::Closed(_) => RequestError::Closed,
             })?;
-        answer.await.unwrap_or(unanswered)
+        match answer.await {
+            Ok(answer) => answer.map_err(|error| *error),
+            Err(_) => Err(unanswered),
+        }
     }
 
     fn send(&self, request: Request<A>) -> Result<(), NotSent<A>> {

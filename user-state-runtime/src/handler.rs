@@ -43,11 +43,19 @@ where
     let Ok(state) = std::panic::catch_unwind(AssertUnwindSafe(|| state.clone())) else {
         return Ok(Handled::Panicked);
     };
-    let handler = handle(state, command, Arc::clone(services));
     // The sink's mutex is tokio's and uses up the cooperative budget of the shard's task: without this,
     // after some hundred trivial handlers in one poll the next ones would be pending for no reason.
-    let mut running = tokio::task::coop::unconstrained(handler).boxed();
-    (&mut running).now_or_never().ok_or(running)
+    let to_the_end = handle(state, command, Arc::clone(services));
+    let mut running = tokio::task::coop::unconstrained(to_the_end).boxed();
+    let first_poll = AssertUnwindSafe(|| (&mut running).now_or_never());
+    match std::panic::catch_unwind(first_poll) {
+        Ok(Some(handled)) => Ok(handled),
+        Ok(None) => {
+            let guarded = AssertUnwindSafe(running).catch_unwind();
+            Err(guarded.map(|end| end.unwrap_or(Handled::Panicked)).boxed())
+        }
+        Err(_panic) => Ok(Handled::Panicked),
+    }
 }
 
 async fn handle<A>(mut state: A, command: A::Command, services: Arc<A::Services>) -> Handled<A>
@@ -57,12 +65,9 @@ where
     A::Error: Send + Sync + 'static,
 {
     let sink = EventSink::default();
-    // The handler is made inside the guard, too: an aggregate may panic before its first await.
-    let guarded = AssertUnwindSafe(async { state.handle(command, &services, &sink).await });
-    match guarded.catch_unwind().await {
-        Err(_panic) => Handled::Panicked,
-        Ok(Err(rejection)) => Handled::Rejected(rejection),
-        Ok(Ok(())) if sink.collect().await.is_empty() => Handled::Unchanged,
-        Ok(Ok(())) => Handled::Changed(state),
+    match state.handle(command, &services, &sink).await {
+        Err(rejection) => Handled::Rejected(rejection),
+        Ok(()) if sink.collect().await.is_empty() => Handled::Unchanged,
+        Ok(()) => Handled::Changed(state),
     }
 }

@@ -27,10 +27,8 @@ pub struct Versioned<A> {
     pub revision: Revision,
 }
 
-pub(crate) type ExecuteReply<A> = oneshot::Sender<Result<Revision, ExecuteError<A>>>;
-pub(crate) type ReadReply<A> = oneshot::Sender<Result<Versioned<A>, RequestError>>;
-pub(crate) type RevisionReply = oneshot::Sender<Result<Revision, RequestError>>;
-pub(crate) type DoneReply = oneshot::Sender<Result<(), RequestError>>;
+/// Where an answer goes. Errors are boxed: they are large and rare, and each request pays for the room of its reply.
+pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, Box<E>>>;
 
 /// A request on its way through a mailbox.
 pub(crate) struct Message<A: Aggregate> {
@@ -45,21 +43,25 @@ pub(crate) enum Request<A: Aggregate> {
     /// A command; `command` is gone while or after it is handled, unless a copy is kept for a retry.
     Execute {
         command: Option<A::Command>,
-        reply: ExecuteReply<A>,
+        reply: Reply<Revision, ExecuteError<A>>,
     },
     /// A command whose caller does not wait.
     Tell { command: Option<A::Command> },
     /// The state, linearizable.
-    Read { reply: ReadReply<A> },
+    Read {
+        reply: Reply<Versioned<A>, RequestError>,
+    },
     /// The state, after a look at the database.
-    Confirm { reply: ReadReply<A> },
+    Confirm {
+        reply: Reply<Versioned<A>, RequestError>,
+    },
     /// Deletion at this calendar time.
     Delete {
         at: DateTime<Utc>,
-        reply: RevisionReply,
+        reply: Reply<Revision, RequestError>,
     },
     /// Passivation, whatever the idle time.
-    Passivate { reply: DoneReply },
+    Passivate { reply: Reply<(), RequestError> },
     /// Passivation that the runtime itself has decided on.
     Leave(PassivationReason),
 }
@@ -110,7 +112,7 @@ impl<A: Aggregate> Request<A> {
             }
             (Self::Execute { reply, .. }, Answer::Rejected(error)) => {
                 observers.counters.rejected(1);
-                drop(reply.send(Err(ExecuteError::Rejected(error))));
+                refuse(reply, ExecuteError::Rejected(error));
             }
             (Self::Tell { .. }, Answer::Done) => observers.counters.acknowledged(1),
             (Self::Tell { .. }, Answer::Rejected(_)) => {
@@ -145,15 +147,20 @@ impl<A: Aggregate> Request<A> {
         }
         match self {
             Self::Execute { command, reply } => {
-                drop(reply.send(Err(failure.into_execute(command))));
+                refuse(reply, failure.into_execute(command));
             }
             Self::Tell { .. } => observers.failed(FailureReason::from(&failure)),
-            Self::Read { reply } | Self::Confirm { reply } => drop(reply.send(Err(failure.into()))),
-            Self::Delete { reply, .. } => drop(reply.send(Err(failure.into()))),
-            Self::Passivate { reply } => drop(reply.send(Err(failure.into()))),
+            Self::Read { reply } | Self::Confirm { reply } => refuse(reply, failure),
+            Self::Delete { reply, .. } => refuse(reply, failure),
+            Self::Passivate { reply } => refuse(reply, failure),
             Self::Leave(_) => {}
         }
     }
+}
+
+/// Sends an error. A caller that has gone is no concern.
+fn refuse<T, E>(reply: Reply<T, E>, error: impl Into<E>) {
+    drop(reply.send(Err(Box::new(error.into()))));
 }
 
 impl Observers<'_> {

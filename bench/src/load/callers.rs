@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use fastrand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -103,6 +104,25 @@ impl Pace {
     }
 }
 
+/// Tells the calendar time without another look at a clock.
+struct Calendar {
+    instant: Instant,
+    time: DateTime<Utc>,
+}
+
+impl Calendar {
+    fn at(instant: Instant) -> Self {
+        Self {
+            instant,
+            time: SystemClock::new().utc_now(),
+        }
+    }
+
+    fn time(&self, at: Instant) -> DateTime<Utc> {
+        self.time + (at - self.instant)
+    }
+}
+
 /// Lets so many callers ask, for as long as the timing says at least.
 pub(crate) async fn measure<T: Target>(
     target: &Arc<T>,
@@ -137,15 +157,15 @@ async fn call<T: Target>(
     mut figures: Figures,
 ) {
     let mut random = Rng::new();
-    let clock = SystemClock::new();
     let mut sent = Instant::now();
+    let calendar = Calendar::at(sent);
     let mut is_first = true;
     loop {
         let user = requests.users.choose(&mut random);
         let answer = if requests.is_read(&mut random) {
             target.read(user).await
         } else {
-            let command = sample::command(&mut random, clock.utc_now());
+            let command = sample::command(&mut random, calendar.time(sent));
             target.write(user, command).await
         };
         let mut now = Instant::now();
