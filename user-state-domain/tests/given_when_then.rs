@@ -7,7 +7,7 @@ use chrono::{DateTime, ParseError, TimeDelta, Utc};
 use cqrs_es::Aggregate;
 use cqrs_es::test::{AggregateTestExecutor, TestFramework};
 use user_state_domain::{
-    PRODUCT_ID_BYTES_MAX, ProductId, UserCommand, UserError, UserEvent, UserState,
+    PRODUCT_ID_BYTES_MAX, ProductId, RecentProducts, UserCommand, UserError, UserEvent, UserState,
 };
 
 type Tested = Result<(), ParseError>;
@@ -205,4 +205,21 @@ fn a_serialized_state_reads_back_with_absent_fields_as_defaults_and_no_leap_seco
     );
     assert_eq!(products(&read), ["a", "b", "c"]);
     assert_eq!((read.last_event_at, read.marketing_opt_in), (None, false));
+}
+
+#[test]
+fn an_empty_product_id_of_another_writer_is_a_product_like_others() {
+    let stored = r#"{"recent_products":["","a"]}"#;
+    let mut state: UserState = serde_json::from_str(stored).unwrap();
+    assert_eq!(products(&state), ["", "a"]);
+    assert_ne!(
+        state.recent_products,
+        RecentProducts::from(vec![ProductId::new("a")])
+    );
+    state.apply(viewed("b", 1));
+    assert_eq!(products(&state), ["b", "", "a"]);
+    state.apply(viewed("a", 2));
+    assert_eq!(products(&state), ["a", "b", ""]);
+    state.apply(viewed("c", 3));
+    assert_eq!(products(&state), ["c", "a", "b"]);
 }
