@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use user_state_domain::UserCommand;
+use user_state_runtime::{Clock as _, SystemClock};
 
 use crate::statistics;
 use crate::tally::Totals;
@@ -111,6 +113,11 @@ impl Measured {
         self.extras.insert(name.to_owned(), figure);
         self
     }
+}
+
+/// The calendar time, for instants that are stored.
+pub(crate) fn now() -> DateTime<Utc> {
+    SystemClock::new().utc_now()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use user_state_store::{PersistenceId, Revision};
 
 use crate::error::{ExecuteError, RequestError, TellError};
-use crate::request::{Message, Reply, Request, Versioned};
+use crate::request::{self, Message, Reply, Request, Versioned};
 use crate::runtime::Inner;
 use crate::shard::Mail;
 
@@ -83,11 +83,8 @@ where
             reply,
         })
         .map_err(NotSent::into_execute)?;
-        match answer.await {
-            Ok(answer) => answer.map_err(|error| *error),
-            // A shard that ends without an answer may have sent the write.
-            Err(_) => Err(ExecuteError::Unknown),
-        }
+        // A shard that ends without an answer may have sent the write.
+        request::received(answer.await, ExecuteError::Unknown)
     }
 
     /// Hands a command over. Returns when the mailbox has taken it; what becomes of it later is told by the
@@ -171,10 +168,7 @@ where
                 NotSent::Full(_) => RequestError::Overloaded,
                 NotSent::Closed(_) => RequestError::Closed,
             })?;
-        match answer.await {
-            Ok(answer) => answer.map_err(|error| *error),
-            Err(_) => Err(unanswered),
-        }
+        request::received(answer.await, unanswered)
     }
 
     fn send(&self, request: Request<A>) -> Result<(), NotSent<A>> {

@@ -40,17 +40,16 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    let Ok(state) = std::panic::catch_unwind(AssertUnwindSafe(|| state.clone())) else {
-        return Ok(Handled::Panicked);
-    };
-    // The sink's mutex is tokio's and uses up the cooperative budget of the shard's task: without this,
-    // after some hundred trivial handlers in one poll the next ones would be pending for no reason.
-    let to_the_end = handle(state, command, Arc::clone(services));
-    let mut running = tokio::task::coop::unconstrained(to_the_end).boxed();
-    let first_poll = AssertUnwindSafe(|| (&mut running).now_or_never());
+    let first_poll = AssertUnwindSafe(|| {
+        let to_the_end = handle(state.clone(), command, Arc::clone(services));
+        // The sink's mutex is tokio's and uses up the cooperative budget of the shard's task: without this,
+        // after some hundred trivial handlers in one poll the next ones would be pending for no reason.
+        let mut running = tokio::task::coop::unconstrained(to_the_end).boxed();
+        (&mut running).now_or_never().ok_or(running)
+    });
     match std::panic::catch_unwind(first_poll) {
-        Ok(Some(handled)) => Ok(handled),
-        Ok(None) => {
+        Ok(Ok(handled)) => Ok(handled),
+        Ok(Err(running)) => {
             let guarded = AssertUnwindSafe(running).catch_unwind();
             Err(guarded.map(|end| end.unwrap_or(Handled::Panicked)).boxed())
         }

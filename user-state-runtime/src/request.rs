@@ -158,6 +158,14 @@ impl<A: Aggregate> Request<A> {
     }
 }
 
+/// The answer that came, or the error that none stands for.
+pub(crate) fn received<T, E>(
+    answer: Result<Result<T, Box<E>>, oneshot::error::RecvError>,
+    none: E,
+) -> Result<T, E> {
+    answer.map_or(Err(none), |answer| answer.map_err(|error| *error))
+}
+
 /// Sends an error. A caller that has gone is no concern.
 fn refuse<T, E>(reply: Reply<T, E>, error: impl Into<E>) {
     drop(reply.send(Err(Box::new(error.into()))));

@@ -77,7 +77,7 @@ impl Actor for User {
     ) -> Result<Self, Reason> {
         let (state, revision) = match shared.origin {
             Origin::Database => load(&shared, &persistence_id).await?,
-            Origin::Sample => (sample::usual_state(super::live::now()), 1),
+            Origin::Sample => (sample::usual_state(crate::load::now()), 1),
         };
         Ok(Self {
             shared,

@@ -11,7 +11,7 @@ use crate::case::{Case, Kind};
 use crate::contender::{Contender, World, database_of};
 use crate::exit::Failure;
 use crate::load::callers;
-use crate::load::{Measured, Target, Timing, open_loop, recovery};
+use crate::load::{Measured, Target, Timing, now, open_loop, recovery};
 use crate::peer::{Peer, Request, Task};
 use crate::population::Tables;
 use crate::sample;
@@ -196,11 +196,4 @@ impl<S: System> Contender for Callers<S> {
             target.close().await;
         }
     }
-}
-
-/// The calendar time, for instants that are stored.
-pub(crate) fn now() -> chrono::DateTime<chrono::Utc> {
-    use user_state_runtime::{Clock as _, SystemClock};
-
-    SystemClock::new().utc_now()
 }

@@ -8,10 +8,9 @@ use chrono::{DateTime, Utc};
 use fastrand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use user_state_runtime::{Clock as _, SystemClock};
 
 use crate::exit::Failure;
-use crate::load::{Measured, Target, Timing, Window, Zipf};
+use crate::load::{self, Measured, Target, Timing, Window, Zipf};
 use crate::sample;
 use crate::tally::{Figures, Tally};
 
@@ -114,7 +113,7 @@ impl Calendar {
     fn at(instant: Instant) -> Self {
         Self {
             instant,
-            time: SystemClock::new().utc_now(),
+            time: load::now(),
         }
     }
 
