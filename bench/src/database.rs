@@ -1,6 +1,7 @@
 //! The server of a run, and a database for each contender: nobody pays for the dead rows of somebody else.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use user_state_runtime::testkit::PostgresServer;
@@ -26,14 +27,14 @@ const DURABLE: [&str; 3] = ["fsync", "synchronous_commit", "full_page_writes"];
 /// How large a file of the log is, unless a server was made otherwise.
 const LOG_FILE_BYTES: i64 = 16 * 1024 * 1024;
 
-/// How many files of the log are made ready before anything is measured: 2 GiB.
+/// How many files of the log are made ready before anything is measured, for turns of a second or longer: 2 GiB.
 ///
 /// A server that has been in use for a while uses its files again. One that has just been made has to fill and sync a new
 /// one for every 16 MiB, and all commits wait 50 ms or longer for that: a property of new servers, not of contenders.
 const LOG_FILES: i64 = 128;
 
-/// After how much log a checkpoint sets its files free to be used again: half of them.
-const LOG_BETWEEN_CHECKPOINTS: i64 = LOG_FILES / 2 * LOG_FILE_BYTES;
+/// How many there are for the shortest turns.
+const LOG_FILES_MIN: i64 = 8;
 
 /// A database of a contender's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +48,8 @@ pub(crate) struct Wanted {
 /// A throw-away server and its databases.
 pub(crate) struct Databases {
     server: PostgresServer,
+    /// How many files its log uses again and again.
+    log_files: i64,
     /// Populated once, then copied.
     templates: HashMap<(Tables, usize), String>,
     copies: HashMap<Wanted, String>,
@@ -54,11 +57,12 @@ pub(crate) struct Databases {
 }
 
 impl Databases {
-    /// Starts the server.
-    pub(crate) async fn start() -> Result<Self, Failure> {
+    /// Starts a server whose log suits turns of such a length.
+    pub(crate) async fn start(turn: Duration) -> Result<Self, Failure> {
         let server = PostgresServer::start_with(&SETTINGS).await;
         let databases = Self {
             server: server.map_err(|error| Failure::unavailable(&error))?,
+            log_files: log_files(turn),
             templates: HashMap::new(),
             copies: HashMap::new(),
             named: 0,
@@ -69,9 +73,10 @@ impl Databases {
 
     /// Fills the files of the log once, so that there are as many to be used again.
     async fn make_log_files(&self) -> Result<(), Failure> {
+        let files = self.log_files;
         self.administer(&format!(
             "DO $$ BEGIN
-                 FOR file IN 1..{LOG_FILES} LOOP
+                 FOR file IN 1..{files} LOOP
                      PERFORM pg_logical_emit_message(false, '', repeat(' ', {LOG_FILE_BYTES}));
                  END LOOP;
              END $$"
@@ -114,7 +119,8 @@ impl Databases {
         .fetch_one(&mut connection)
         .await
         .map_err(|error| failed(&error))?;
-        if log > LOG_BETWEEN_CHECKPOINTS {
+        // A checkpoint sets files free to be used again; half of them are left for the turn.
+        if log > self.log_files / 2 * LOG_FILE_BYTES {
             self.administer("CHECKPOINT").await?;
         }
         population::settle(&mut connection, wanted.tables).await?;
@@ -177,6 +183,12 @@ impl Databases {
         let connected = PgConnection::connect(&self.server.url(database)).await;
         connected.map_err(|error| failed(&error))
     }
+}
+
+/// How many files the log of a server for turns of such a length has.
+fn log_files(turn: Duration) -> i64 {
+    let milliseconds = i64::try_from(turn.as_millis()).unwrap_or(i64::MAX);
+    (milliseconds.saturating_mul(LOG_FILES) / 1_000).clamp(LOG_FILES_MIN, LOG_FILES)
 }
 
 fn failed(error: &sqlx::Error) -> Failure {

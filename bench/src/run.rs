@@ -35,7 +35,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for contender in &mut contenders {
         contender.prepare().await;
     }
-    let databases = Databases::start().await?;
+    let databases = Databases::start(arguments.timing().measured).await?;
     eprintln!("PostgreSQL: {}", databases.description().await?);
     let mut world = World::new(arguments.timing(), databases);
     let mut rows = Vec::new();
