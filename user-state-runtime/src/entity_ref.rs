@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs_es::Aggregate;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use user_state_store::{PersistenceId, Revision};
 
 use crate::error::{ExecuteError, RequestError, TellError};
@@ -77,14 +77,14 @@ where
     /// # Cancel safety
     /// Dropping the future after its first poll stops the waiting only: the command may still be executed.
     pub async fn execute(&self, command: A::Command) -> Result<Revision, ExecuteError<A>> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::async_channel();
         self.send(Request::Execute {
             command: Some(command),
             reply,
         })
         .map_err(NotSent::into_execute)?;
         // A shard that ends without an answer may have sent the write.
-        request::received(answer.await, ExecuteError::Unknown)
+        request::received(answer.await, || ExecuteError::Unknown)
     }
 
     /// Hands a command over. Returns when the mailbox has taken it; what becomes of it later is told by the
@@ -134,8 +134,11 @@ where
     /// Dropping the future after its first poll stops the waiting only: the state may still be deleted.
     pub async fn delete(&self) -> Result<Revision, RequestError> {
         let at = self.runtime.clock().utc_now();
-        self.ask_or(RequestError::Unknown, |reply| Request::Delete { at, reply })
-            .await
+        self.ask_or(
+            || RequestError::Unknown,
+            |reply| Request::Delete { at, reply },
+        )
+        .await
     }
 
     /// Takes the entity out of memory once everything before is durable. The next message recovers it.
@@ -150,19 +153,19 @@ where
         self.ask(|reply| Request::Passivate { reply }).await
     }
 
-    async fn ask<T>(
+    fn ask<T>(
         &self,
         request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
-    ) -> Result<T, RequestError> {
-        self.ask_or(RequestError::Closed, request).await
+    ) -> impl Future<Output = Result<T, RequestError>> {
+        self.ask_or(|| RequestError::Closed, request)
     }
 
     async fn ask_or<T>(
         &self,
-        unanswered: RequestError,
+        unanswered: impl FnOnce() -> RequestError,
         request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
     ) -> Result<T, RequestError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::async_channel();
         self.send(request(reply))
             .map_err(|not_sent| match not_sent {
                 NotSent::Full(_) => RequestError::Overloaded,

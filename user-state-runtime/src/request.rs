@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
-use tokio::sync::oneshot;
+use oneshot::RecvError;
 use user_state_store::{PersistenceId, Revision};
 
 use crate::clock::Moment;
@@ -160,10 +160,10 @@ impl<A: Aggregate> Request<A> {
 
 /// The answer that came, or the error that none stands for.
 pub(crate) fn received<T, E>(
-    answer: Result<Result<T, Box<E>>, oneshot::error::RecvError>,
-    none: E,
+    answer: Result<Result<T, Box<E>>, RecvError>,
+    none: impl FnOnce() -> E,
 ) -> Result<T, E> {
-    answer.map_or(Err(none), |answer| answer.map_err(|error| *error))
+    answer.map_or_else(|_| Err(none()), |answer| answer.map_err(|error| *error))
 }
 
 /// Sends an error. A caller that has gone is no concern.

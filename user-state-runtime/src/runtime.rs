@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use cqrs_es::Aggregate;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use user_state_store::{DurableStateStore, PersistenceId, StateMapping};
@@ -164,7 +164,7 @@ where
         };
         let timeout = inner.context.settings.advance_timeout;
         let shards = inner.mailboxes.iter().map(|mailbox| async move {
-            let (reply, passed) = oneshot::channel();
+            let (reply, passed) = oneshot::async_channel();
             if mailbox.send(Mail::Advance { to, reply }).await.is_err() {
                 return Ok(());
             }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::exit::Failure;
 use crate::load::{self, Measured, Target, Timing, Window, Zipf};
 use crate::sample;
-use crate::tally::{Figures, Tally};
+use crate::tally::Tally;
 
 /// How long a caller waits after an error, so that a broken contender is not hammered.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(1);
@@ -103,6 +103,16 @@ impl Pace {
     }
 }
 
+/// What the callers of a load have in common. Each of thousands has little of its own, so that a load measures the
+/// contender more than the memory of its callers.
+struct Load<T> {
+    target: Arc<T>,
+    requests: Requests,
+    pace: Pace,
+    calendar: Calendar,
+    tally: Arc<Tally>,
+}
+
 /// Tells the calendar time without another look at a clock.
 struct Calendar {
     instant: Instant,
@@ -129,66 +139,69 @@ pub(crate) async fn measure<T: Target>(
     callers: usize,
     timing: Timing,
 ) -> Result<Measured, Failure> {
-    let tally = Tally::new()?;
-    let pace = Arc::new(Pace::new(callers, timing));
+    let load = Arc::new(Load {
+        target: Arc::clone(target),
+        requests: requests.clone(),
+        pace: Pace::new(callers, timing),
+        calendar: Calendar::at(Instant::now()),
+        tally: Tally::new()?,
+    });
     let mut tasks = JoinSet::new();
     for _ in 0..callers {
-        tasks.spawn(call(
-            Arc::clone(target),
-            requests.clone(),
-            Arc::clone(&pace),
-            tally.figures(),
-        ));
+        let load = Arc::clone(&load);
+        // Not a function's future, which would hold its arguments twice.
+        tasks.spawn(async move { load.call().await });
     }
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(|error| Failure::new(1, error.to_string()))?;
     }
-    let window = pace
+    let window = load
+        .pace
         .window()
         .ok_or_else(|| Failure::new(1, "there are no callers"))?;
-    Ok(Measured::of(&tally.totals(), window.end - window.start))
+    Ok(Measured::of(
+        &load.tally.totals(),
+        window.end - window.start,
+    ))
 }
 
-async fn call<T: Target>(
-    target: Arc<T>,
-    requests: Requests,
-    pace: Arc<Pace>,
-    mut figures: Figures,
-) {
-    let mut random = Rng::new();
-    let mut sent = Instant::now();
-    let calendar = Calendar::at(sent);
-    let mut is_first = true;
-    loop {
-        let user = requests.users.choose(&mut random);
-        let answer = if requests.is_read(&mut random) {
-            target.read(user).await
-        } else {
-            let command = sample::command(&mut random, calendar.time(sent));
-            target.write(user, command).await
-        };
-        let mut now = Instant::now();
-        let counts = pace.window().is_some_and(|window| window.holds(now));
-        match answer {
-            Ok(()) if counts => figures.answered(now - sent),
-            Ok(()) => {}
-            Err(reason) => {
-                if counts {
-                    figures.failed(reason);
+impl<T: Target> Load<T> {
+    /// One caller.
+    async fn call(&self) {
+        let mut random = Rng::new();
+        let mut sent = Instant::now();
+        let mut is_first = true;
+        loop {
+            let user = self.requests.users.choose(&mut random);
+            let answer = if self.requests.is_read(&mut random) {
+                self.target.read(user).await
+            } else {
+                let command = sample::command(&mut random, self.calendar.time(sent));
+                self.target.write(user, command).await
+            };
+            let mut now = Instant::now();
+            let counts = self.pace.window().is_some_and(|window| window.holds(now));
+            match answer {
+                Ok(()) if counts => self.tally.answered(now - sent),
+                Ok(()) => {}
+                Err(reason) => {
+                    if counts {
+                        self.tally.failed(reason);
+                    }
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                    now = Instant::now();
                 }
-                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
-                now = Instant::now();
             }
+            if std::mem::take(&mut is_first) {
+                self.pace.first_answer(now);
+            }
+            match self.pace.window() {
+                Some(window) if now >= window.end => return,
+                Some(_) => {}
+                None => self.pace.still_waiting(now),
+            }
+            sent = now;
         }
-        if std::mem::take(&mut is_first) {
-            pace.first_answer(now);
-        }
-        match pace.window() {
-            Some(window) if now >= window.end => return,
-            Some(_) => {}
-            None => pace.still_waiting(now),
-        }
-        sent = now;
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! This is how the ceilings are measured: no pool, no mailbox, no caller that waits for its turn.
 
+use std::sync::Arc;
+
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -25,7 +27,7 @@ pub(crate) async fn measure<L: Lane>(
     let window = timing.window();
     let mut tasks = JoinSet::new();
     for mut lane in lanes {
-        let mut figures = tally.figures();
+        let tally = Arc::clone(&tally);
         tasks.spawn(async move {
             let mut served = 0;
             let mut sent = Instant::now();
@@ -36,10 +38,10 @@ pub(crate) async fn measure<L: Lane>(
                     Ok(0) => break,
                     Ok(requests) if window.holds(now) => {
                         served += requests;
-                        figures.answered(now - sent);
+                        tally.answered(now - sent);
                     }
                     Ok(_) => {}
-                    Err(reason) => figures.failed(reason),
+                    Err(reason) => tally.failed(reason),
                 }
                 sent = now;
             }

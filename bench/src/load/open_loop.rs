@@ -113,12 +113,11 @@ fn send<T: Target>(
         tasks.spawn_on(
             async move {
                 let answer = target.write(user, command).await;
-                let mut figures = tally.figures();
                 match answer {
                     // What was due in the window counts, whenever it was answered.
-                    Ok(()) if window.holds(due) => figures.answered(due.elapsed()),
+                    Ok(()) if window.holds(due) => tally.answered(due.elapsed()),
                     Ok(()) => {}
-                    Err(reason) => figures.failed(reason),
+                    Err(reason) => tally.failed(reason),
                 }
             },
             runtime,

@@ -46,7 +46,7 @@ pub(crate) async fn measure<T: Target>(
     let mut tasks = JoinSet::new();
     for _ in 0..callers {
         let (target, users, next) = (Arc::clone(target), Arc::clone(&users), Arc::clone(&next));
-        let mut figures = tally.figures();
+        let tally = Arc::clone(&tally);
         tasks.spawn(async move {
             let mut sent = Instant::now();
             while sent < end
@@ -55,8 +55,8 @@ pub(crate) async fn measure<T: Target>(
                 let answer = target.read(*user).await;
                 let now = Instant::now();
                 match answer {
-                    Ok(()) => figures.answered(now - sent),
-                    Err(reason) => figures.failed(reason),
+                    Ok(()) => tally.answered(now - sent),
+                    Err(reason) => tally.failed(reason),
                 }
                 sent = now;
             }

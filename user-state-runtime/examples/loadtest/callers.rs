@@ -14,7 +14,7 @@ use crate::arguments::Arguments;
 use crate::exit::Failure;
 use crate::memory;
 use crate::report::Measured;
-use crate::tally::{Figures, Tally};
+use crate::tally::Tally;
 
 /// How many products there are to view.
 const PRODUCTS: usize = 1_000;
@@ -72,7 +72,7 @@ pub(crate) async fn measure(
     };
     let mut callers = JoinSet::new();
     for _ in 0..arguments.callers.get() {
-        callers.spawn(call(Arc::clone(users), request, window, tally.figures()));
+        callers.spawn(call(Arc::clone(users), request, window, Arc::clone(&tally)));
     }
     while let Some(ended) = callers.join_next().await {
         ended.map_err(|error| Failure::new(1, error.to_string()))?;
@@ -84,7 +84,7 @@ pub(crate) async fn measure(
     })
 }
 
-async fn call(users: Arc<[User]>, request: Request, window: Window, mut figures: Figures) {
+async fn call(users: Arc<[User]>, request: Request, window: Window, tally: Arc<Tally>) {
     let mut random = Rng::new();
     let clock = SystemClock::new();
     let mut sent = Instant::now();
@@ -104,10 +104,10 @@ async fn call(users: Arc<[User]>, request: Request, window: Window, mut figures:
         };
         let mut now = Instant::now();
         match answer {
-            Ok(()) if window.start <= now && now < window.end => figures.answered(now - sent),
+            Ok(()) if window.start <= now && now < window.end => tally.answered(now - sent),
             Ok(()) => {}
             Err(reason) => {
-                figures.failed(reason);
+                tally.failed(reason);
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 now = Instant::now();
             }

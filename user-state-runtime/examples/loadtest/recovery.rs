@@ -14,7 +14,7 @@ use crate::callers::{self, User};
 use crate::exit::Failure;
 use crate::memory;
 use crate::report::Measured;
-use crate::tally::{Figures, Tally};
+use crate::tally::Tally;
 
 /// The users of a round, each of whom is read by one caller.
 struct Round {
@@ -80,7 +80,7 @@ async fn round(
     });
     let mut callers = JoinSet::new();
     for _ in 0..arguments.callers.get() {
-        callers.spawn(call(Arc::clone(&round), tally.figures()));
+        callers.spawn(call(Arc::clone(&round), Arc::clone(tally)));
     }
     while let Some(ended) = callers.join_next().await {
         ended.map_err(|error| Failure::new(1, error.to_string()))?;
@@ -88,7 +88,7 @@ async fn round(
     Ok(start.elapsed())
 }
 
-async fn call(round: Arc<Round>, mut figures: Figures) {
+async fn call(round: Arc<Round>, tally: Arc<Tally>) {
     let mut sent = Instant::now();
     while sent < round.end {
         let Some(user) = round.users.get(round.next.fetch_add(1, Ordering::Relaxed)) else {
@@ -97,8 +97,8 @@ async fn call(round: Arc<Round>, mut figures: Figures) {
         let answer = user.state().await;
         let now = Instant::now();
         match answer {
-            Ok(_) => figures.answered(now - sent),
-            Err(error) => figures.failed(callers::reason(&error)),
+            Ok(_) => tally.answered(now - sent),
+            Err(error) => tally.failed(callers::reason(&error)),
         }
         sent = now;
     }

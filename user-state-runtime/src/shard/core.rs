@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use cqrs_es::Aggregate;
 use hashlink::LinkedHashMap;
-use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use user_state_store::{PersistenceId, Revision};
