@@ -100,8 +100,11 @@ pub(crate) async fn run<A>(
             _ = mailbox.recv_many(&mut mail, room), if room > 0 => core.on_mail(&mut mail),
             Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),
             Some(done) = work.join_next() => {
-                let answered = core.on_done(done, Instant::now());
-                gather(&mut core, &mut mailbox, &mut mail, answered).await;
+                let mut answered = Some(core.on_done(done));
+                while let Some(count) = answered {
+                    gather(&mut core, &mut mailbox, &mut mail, count).await;
+                    answered = core.on_landed(Instant::now());
+                }
             }
             Some((key, handled)) = handlers.next() => core.on_handled(key, handled),
             () = wait(&mut idle_timer), if idle_timer.is_some() => {

@@ -154,6 +154,52 @@ async fn a_whole_batch_that_fails_answers_everyone_in_it_and_behind_it() -> Test
 }
 
 #[tokio::test]
+async fn a_batch_that_answers_thousands_tells_each_entity_its_own_outcome() -> TestResult {
+    const CALLERS: usize = 400;
+    let database = Database::create().await?;
+    let faulty = database.faulty().await?;
+    let time = ManualTime::new();
+    let runtime = retrying(&faulty).clock(time.clone()).start()?;
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        runtime.entity(id(name)).execute(add(1)).await?;
+    }
+    let batches = runtime.stats().batches;
+    let held = faulty.hold_writes();
+    let ahead = execute(&runtime.entity(id("ahead")), add(1));
+    faulty.batches_arrived(batches + 1).await;
+    faulty.fail_writes_of(&id("b"), WriteFault::Conflict, 1);
+    faulty.fail_writes_of(&id("e"), WriteFault::FailBefore, 1);
+    // Each asks again at once, while others of the same batch still wait to be told.
+    let mut calls = JoinSet::new();
+    for name in names.repeat(CALLERS) {
+        let ledger = runtime.entity(id(name));
+        calls.spawn(async move {
+            let first = ledger.execute(add(1)).await;
+            (name, first.is_ok(), ledger.execute(add(1)).await)
+        });
+    }
+    time.advance(TICK).await?;
+    drop(held);
+    ahead.await?;
+    while let Some(call) = calls.join_next().await {
+        let (name, first_is_done, second) = call?;
+        assert_eq!(first_is_done, name != "e", "{name}");
+        second.map_err(|error| format!("{name}: {error}"))?;
+    }
+    assert_eq!(faulty.unmet_faults(), 0);
+    let restarted = ledgers(database.store().await?, &Bank::with_rate(1)).start()?;
+    for name in names {
+        let done = if name == "e" { CALLERS } else { 2 * CALLERS };
+        let expected = (i64::try_from(1 + done)?, u64::try_from(1 + done)?);
+        for runtime in [&runtime, &restarted] {
+            assert_eq!(sum(&runtime.entity(id(name))).await?, expected, "{name}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn while_a_write_is_unresolved_nothing_of_its_entity_is_told() -> TestResult {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use user_state_store::{PersistenceId, Revision};
 
 use super::entities::{Entities, EntityKey, Live};
-use super::flushing::InFlight;
+use super::flushing::{InFlight, Landed};
 use super::{Effect, Mail};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
@@ -35,6 +35,8 @@ pub(super) struct Core<A: Aggregate> {
     /// A write that is cut, but had no room in its batch.
     pub(super) held_over: Option<(EntityKey, user_state_store::Write)>,
     pub(super) in_flight: InFlight,
+    /// The rest of a batch that has landed.
+    pub(super) landed: Landed,
     /// Entities whose write has an unknown outcome.
     pub(super) unresolved: Vec<EntityKey>,
     /// The latest clock reading of any input.
@@ -54,7 +56,7 @@ pub(super) struct Core<A: Aggregate> {
     admission: LinkedHashMap<PersistenceId, VecDeque<Pending<A>>>,
     /// How many requests wait there.
     admission_requests: usize,
-    requests: OpenRequests,
+    pub(super) requests: OpenRequests,
     spare_work: SpareWork<A>,
     barriers: Vec<Waiter>,
     ending: Ending,
@@ -94,6 +96,7 @@ where
             dirty: VecDeque::new(),
             held_over: None,
             in_flight: InFlight::default(),
+            landed: Landed::default(),
             unresolved: Vec::new(),
             leaves_resume: None,
             leaves_opened: false,
@@ -236,8 +239,9 @@ where
             .any(|live| live.entity.is_abandoned() && self.is_due(&live.entity))
     }
 
-    /// A piece of database work has come to its end. How many requests that has answered.
-    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>, now: Instant) -> usize {
+    /// A piece of database work has come to its end. How many requests that has answered; those of a batch that has landed are
+    /// answered by [`Core::on_landed`].
+    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>) -> usize {
         let open = self.requests.count();
         match done {
             Ok(Done::Loaded(rows)) => {
@@ -246,7 +250,7 @@ where
                     self.with_entity(key, |entity, driver| entity.on_loaded(row, driver));
                 }
             }
-            Ok(Done::Written(outcomes)) => self.on_written(outcomes, now),
+            Ok(Done::Written(outcomes)) => self.on_written(outcomes),
             Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
             // The tokio runtime is going down, and this shard with it.
             Err(error) if error.is_cancelled() => {}

@@ -16,6 +16,13 @@ const TURNS: usize = 2;
 /// The fewest rows that are sent as two batches instead of one.
 const SPLIT_ROWS_MIN: usize = 32;
 
+/// How many requests are answered before those who asked are let in again: few enough that what was touched for an answer
+/// is still in the processor's cache when its caller comes back.
+const ANSWERS_AT_ONCE: usize = 512;
+
+/// What has become of the writes of a batch.
+pub(super) type Landed = std::vec::IntoIter<(EntityKey, Write, WriteOutcome)>;
+
 /// What a shard has on its way to the database.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct InFlight {
@@ -124,14 +131,25 @@ where
         None
     }
 
-    pub(super) fn on_written(
-        &mut self,
-        outcomes: Vec<(EntityKey, Write, WriteOutcome)>,
-        now: Instant,
-    ) {
+    /// A batch has landed; its entities are told by [`Core::on_landed`].
+    pub(super) fn on_written(&mut self, outcomes: Vec<(EntityKey, Write, WriteOutcome)>) {
+        debug_assert!(self.landed.len() == 0, "one batch after the other");
         self.in_flight.land(outcomes.len());
+        self.landed = outcomes.into_iter();
+    }
+
+    /// Tells entities what became of their writes, until enough requests are answered. How many that are; `None` where nobody
+    /// was left to be told.
+    pub(super) fn on_landed(&mut self, now: Instant) -> Option<usize> {
+        if self.landed.len() == 0 {
+            return None;
+        }
+        let open = self.requests.count();
+        let mut answered = 0;
         let (mut keys, mut unknown) = (Vec::new(), Vec::new());
-        for (key, write, outcome) in outcomes {
+        while answered < ANSWERS_AT_ONCE
+            && let Some((key, write, outcome)) = self.landed.next()
+        {
             debug_assert!(
                 self.entities
                     .get(key)
@@ -162,6 +180,7 @@ where
                     unknown.push(UnresolvedWrite::new(write, &outcome));
                 }
             }
+            answered = open.saturating_sub(self.requests.count());
         }
         if !unknown.is_empty() {
             self.effects.push(Effect::Resolve {
@@ -170,6 +189,7 @@ where
                 again: false,
             });
         }
+        Some(answered)
     }
 
     pub(super) fn on_resolved(
