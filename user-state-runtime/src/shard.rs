@@ -3,7 +3,7 @@
 //! The loop here is thin: it waits for the next input, hands it to the [`Core`] (plain data, no awaits), and
 //! starts the work the core asks for. Group commit needs no timer: while batches are on their way, commands keep
 //! being handled and gather for the next one, so load decides the size of a batch. Those who are answered when one lands
-//! are let back in before the next is cut.
+//! are let back in before more are answered, and before the next is cut.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,7 +133,7 @@ pub(crate) async fn run<A>(
     }
 }
 
-/// Handles the mail of those who were just answered, which often ask again at once, so that the next batch has them, too.
+/// Handles the mail of those who were just answered, who often ask again at once, so that the next batch has them, too.
 ///
 /// Costs no time where nobody comes: it ends when as many have come as were answered, or when the other tasks of this
 /// thread had their turn and nobody was among them.
