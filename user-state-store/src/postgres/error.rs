@@ -20,6 +20,8 @@ pub(super) enum Failure {
     Contended(DatabaseError),
     /// Somebody else holds a row locked for too long. Find the row; the others may go through.
     Locked(DatabaseError),
+    /// Not applied, and this session cannot do it: close it, and make the call once more on a new one.
+    Unfit(Cause),
     /// Surely not applied; the database cannot do it now.
     Unavailable(Cause),
     /// Surely not applied; the database is not set up for it.
@@ -45,15 +47,18 @@ impl Failure {
         }
         let (class, subclass) = error.code.split_at_checked(2).unwrap_or_default();
         match (class, subclass) {
+            // A plan that no longer fits its table, a prepared statement that is not there or is there twice, a
+            // server that became read-only, a transaction that somebody left open: all are of this session.
+            ("0A", "000") | ("26", "000") | ("42", "P05") | ("25", "001" | "006" | "P02") => {
+                Self::Unfit(Cause::Database(error))
+            }
             ("23", "505") => Self::Taken,
             ("21" | "22" | "23" | "44" | "54" | "P0", _) => Self::Refused(error),
             ("40", "001" | "P01") => Self::Contended(error),
             ("55", "P03") => Self::Locked(error),
             // The connection was the problem, whoever noticed; 40003 says the outcome is unknown.
             ("08", _) | ("40", "003") => Self::Lost(Cause::Database(error)),
-            ("25", "006") | ("28" | "3D" | "3F" | "42", _) => {
-                Self::Misconfigured(Cause::Database(error))
-            }
+            ("28" | "3D" | "3F" | "42", _) => Self::Misconfigured(Cause::Database(error)),
             _ => Self::Unavailable(Cause::Database(error)),
         }
     }
@@ -74,9 +79,10 @@ impl From<Failure> for Cause {
             Failure::Refused(error) | Failure::Contended(error) | Failure::Locked(error) => {
                 Self::Database(error)
             }
-            Failure::Unavailable(cause) | Failure::Misconfigured(cause) | Failure::Lost(cause) => {
-                cause
-            }
+            Failure::Unfit(cause)
+            | Failure::Unavailable(cause)
+            | Failure::Misconfigured(cause)
+            | Failure::Lost(cause) => cause,
             Failure::Taken => Self::Other("a unique index refused the commit"),
             Failure::Closed => Self::Other("the store is closed"),
         }
@@ -93,7 +99,7 @@ impl From<Failure> for StoreError {
             }
             Failure::Taken => Self::Unavailable(Cause::Other("a unique index refused the row")),
             Failure::Unavailable(cause) | Failure::Lost(cause) => Self::Unavailable(cause),
-            Failure::Misconfigured(cause) => Self::Misconfigured(cause),
+            Failure::Unfit(cause) | Failure::Misconfigured(cause) => Self::Misconfigured(cause),
             Failure::Closed => Self::Closed,
         }
     }

@@ -28,8 +28,20 @@ enum Owner {
     Caller,
 }
 
+/// One call that changes nothing. It may run more than once, each time on another connection and from its beginning.
+pub(super) trait Call: Send {
+    /// What it reads.
+    type Answer: Send;
+
+    /// Reads it; result sets are read to their end, so that the connection is fit for the next call.
+    fn run(
+        &mut self,
+        connection: &mut PgConnection,
+    ) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
+}
+
 /// A pooled connection with one call under way. Dropping it before the call's end closes the connection.
-pub(super) struct Reading<'pool> {
+struct Reading<'pool> {
     connection: Option<PoolConnection<Postgres>>,
     _permit: SemaphorePermit<'pool>,
 }
@@ -60,8 +72,17 @@ impl Pool {
         &self.connections
     }
 
+    /// Runs a call within the deadline, and gives the connection back.
+    pub(super) async fn read<C: Call>(
+        &self,
+        settings: &StoreSettings,
+        mut call: C,
+    ) -> Result<C::Answer, Failure> {
+        self.reading(settings).await?.run(settings, &mut call).await
+    }
+
     /// A connection for one call.
-    pub(super) async fn reading(&self, settings: &StoreSettings) -> Result<Reading<'_>, Failure> {
+    async fn reading(&self, settings: &StoreSettings) -> Result<Reading<'_>, Failure> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Failure::Closed);
         }
@@ -97,16 +118,16 @@ impl Pool {
 }
 
 impl Reading<'_> {
-    /// Runs one call that changes nothing, within the deadline, and gives the connection back.
-    pub(super) async fn run<T>(
+    /// Runs one call, and gives the connection back if the call completed.
+    async fn run<C: Call>(
         mut self,
         settings: &StoreSettings,
-        call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-    ) -> Result<T, Failure> {
+        call: &mut C,
+    ) -> Result<C::Answer, Failure> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(Failure::Unavailable(Cause::Protocol));
         };
-        let answer = timeout(answer_deadline(settings), call(&mut **connection)).await;
+        let answer = timeout(answer_deadline(settings), call.run(connection)).await;
         let failure = match answer {
             Ok(Ok(value)) => {
                 drop(self.connection.take());
