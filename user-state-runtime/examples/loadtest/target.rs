@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 #[cfg(unix)]
-use user_state_runtime::testkit::{PostgresServer, TestDatabase};
+use throwaway_postgres::{PostgresServer, TestDatabase};
 use user_state_store::DurableStateStore;
 
 use crate::exit::Failure;

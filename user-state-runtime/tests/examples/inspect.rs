@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
-use user_state_runtime::testkit::TestDatabase;
+use throwaway_postgres::TestDatabase;
 use user_state_store::{
     Change, ConnectOptions, Manifest, Payload, PersistenceId, Revision, SerializerId, StoredValue,
     Tags, Write, WriteBatch, WriteOutcome,

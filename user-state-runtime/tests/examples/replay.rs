@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chrono::{NaiveDateTime, TimeDelta};
 use serde_json::{Value, json};
-use user_state_runtime::testkit::TestDatabase;
+use throwaway_postgres::TestDatabase;
 use user_state_store::{ConnectOptions, DurableStateStore, StoredState};
 
 use crate::TestResult;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use throwaway_postgres::TestDatabase;
 use tokio::sync::Mutex;
-use user_state_runtime::testkit::TestDatabase;
 use user_state_store::{
     Change, ConnectOptions, DurableStateStore, PayloadColumn, PersistenceId, Revision, Write,
     WriteBatch, WriteOutcome,

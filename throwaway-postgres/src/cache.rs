@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::account::Account;
-use super::error::ProvisionError;
+use crate::account::Account;
+use crate::error::ProvisionError;
 
 const CACHE_VARIABLE: &str = "USER_STATE_TEST_CACHE";
 const NAME: &str = "user-state";
@@ -21,19 +21,19 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The cache, open for use.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     path: PathBuf,
     account: Account,
 }
 
 impl Cache {
     /// The cache of this user, made if need be.
-    pub(super) fn open(account: Account) -> Result<Self, ProvisionError> {
+    pub(crate) fn open(account: Account) -> Result<Self, ProvisionError> {
         let path = choose(account, |name| env::var_os(name)).ok_or(ProvisionError::NoCache)?;
         Self::open_at(&path, account)
     }
 
-    pub(super) fn open_at(path: &Path, account: Account) -> Result<Self, ProvisionError> {
+    pub(crate) fn open_at(path: &Path, account: Account) -> Result<Self, ProvisionError> {
         let failed = |error: io::Error| ProvisionError::file(path, &error, ADVICE);
         if !path.is_dir() {
             DirBuilder::new()
@@ -54,7 +54,7 @@ impl Cache {
 
     /// The directory `name`, made by `fill` if it is not there yet. Processes that want it at the same time wait for
     /// the one that fills it. It appears complete or not at all.
-    pub(super) fn directory<E>(
+    pub(crate) fn directory<E>(
         &self,
         name: &str,
         fill: impl FnOnce(&Path) -> Result<(), E>,

@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use super::binaries::Binaries;
-use super::error::ProvisionError;
-use super::fetched;
-use super::port::free_port;
-use super::run_directory::{self, RunDirectory};
-use super::supervisor::Supervisor;
-use super::way::Way;
+use crate::binaries::Binaries;
+use crate::error::ProvisionError;
+use crate::fetched;
+use crate::port::free_port;
+use crate::run_directory::{self, RunDirectory};
+use crate::supervisor::Supervisor;
+use crate::way::Way;
 
 const SCRIPT: &str = include_str!("postmaster.sh");
 /// How long to wait between looks at a starting server, and how often: a minute, for a crash recovery on a busy disk.
@@ -38,7 +38,7 @@ const SETTINGS: [(&str, &str); 9] = [
 
 /// A server and who looks after it. Dropping it ends the server and removes its files.
 #[derive(Debug)]
-pub(super) struct Postmaster {
+pub(crate) struct Postmaster {
     /// Before the directory, so that the server has ended when that is removed.
     supervisor: Supervisor,
     directory: RunDirectory,
@@ -49,7 +49,7 @@ pub(super) struct Postmaster {
 
 impl Postmaster {
     /// A new, running server; the inner error is why the machine has no server programs by `way`.
-    pub(super) fn launch(
+    pub(crate) fn launch(
         way: Way,
         settings: &[(String, String)],
         password: &str,
@@ -94,36 +94,36 @@ impl Postmaster {
         Ok(Ok(postmaster))
     }
 
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) fn process_id(&mut self) -> Result<Option<u32>, ProvisionError> {
+    pub(crate) fn process_id(&mut self) -> Result<Option<u32>, ProvisionError> {
         Ok(self.order("process", "answer")?.parse().ok())
     }
 
-    pub(super) fn kill(&mut self) -> Result<(), ProvisionError> {
+    pub(crate) fn kill(&mut self) -> Result<(), ProvisionError> {
         self.order("kill", "stop").map(drop)
     }
 
-    pub(super) fn stop(&mut self) -> Result<(), ProvisionError> {
+    pub(crate) fn stop(&mut self) -> Result<(), ProvisionError> {
         self.order("stop", "stop").map(drop)
     }
 
-    pub(super) fn freeze(&mut self) -> Result<(), ProvisionError> {
+    pub(crate) fn freeze(&mut self) -> Result<(), ProvisionError> {
         self.order("freeze", "freeze").map(drop)
     }
 
-    pub(super) fn thaw(&mut self) -> Result<(), ProvisionError> {
+    pub(crate) fn thaw(&mut self) -> Result<(), ProvisionError> {
         self.order("thaw", "go on").map(drop)
     }
 
     /// Starts the server on its port and waits until it accepts connections.
-    pub(super) fn start(&mut self) -> Result<(), ProvisionError> {
+    pub(crate) fn start(&mut self) -> Result<(), ProvisionError> {
         let process_id = self.order(&format!("start {}", self.port), "start")?;
         for _ in 0..START_POLLS_MAX {
             if self.directory.is_ready(&process_id) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::account::Account;
+use crate::account::Account;
 
 /// Where to look for the programs, and nowhere else.
 const BIN_VARIABLE: &str = "USER_STATE_TEST_POSTGRES_BIN";
@@ -24,13 +24,13 @@ const PACKAGED: [&str; 7] = [
 
 /// A directory with `initdb` and `postgres` in it, both of which ran for the account of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Binaries {
+pub(crate) struct Binaries {
     bin: PathBuf,
 }
 
 impl Binaries {
     /// The programs in `bin`, if they run for `account`; else why they do not serve.
-    pub(super) fn probe(bin: &Path, account: Account) -> Result<Self, Box<str>> {
+    pub(crate) fn probe(bin: &Path, account: Account) -> Result<Self, Box<str>> {
         let shown = bin.display();
         for program in ["initdb", "postgres"] {
             if !bin.join(program).is_file() {
@@ -53,7 +53,7 @@ impl Binaries {
     }
 
     /// The programs on this machine: those on the path first, then the newest package; else why there are none.
-    pub(super) fn installed(account: Account) -> Result<Self, Box<str>> {
+    pub(crate) fn installed(account: Account) -> Result<Self, Box<str>> {
         if let Some(bin) = std::env::var_os(BIN_VARIABLE).filter(|value| !value.is_empty()) {
             return Self::probe(Path::new(&bin), account)
                 .map_err(|reason| format!("{BIN_VARIABLE}: {reason}").into());
@@ -71,7 +71,7 @@ impl Binaries {
         Err(reasons.join(", ").into())
     }
 
-    pub(super) fn bin(&self) -> &Path {
+    pub(crate) fn bin(&self) -> &Path {
         &self.bin
     }
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection, Row};
-use user_state_runtime::testkit::{PostgresServer, ProvisionError, TestDatabase, Way};
+use throwaway_postgres::{PostgresServer, ProvisionError, TestDatabase, Way};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 

@@ -4,21 +4,21 @@
 
 use std::sync::OnceLock;
 
-use super::blocking;
-use super::database::Afterwards;
-use super::docker::DockerServer;
-use super::error::{Attempts, ProvisionError};
-use super::named::DatabaseUrl;
-use super::server::PostgresServer;
-use super::way::Way;
+use crate::blocking::blocking;
+use crate::database::Afterwards;
+use crate::docker::DockerServer;
+use crate::error::{Attempts, ProvisionError};
+use crate::named::DatabaseUrl;
+use crate::server::PostgresServer;
+use crate::way::Way;
 
 /// Found once and kept until the process ends: another try would only fail more slowly.
 static SHARED: OnceLock<Result<Shared, ProvisionError>> = OnceLock::new();
 
 /// Where test databases are created.
 #[derive(Debug, Clone)]
-pub(super) struct Shared {
-    pub(super) way: Way,
+pub(crate) struct Shared {
+    pub(crate) way: Way,
     place: Place,
 }
 
@@ -34,12 +34,12 @@ enum Place {
 
 impl Shared {
     /// The server of this process, started by the first who asks.
-    pub(super) async fn server() -> Result<Self, ProvisionError> {
+    pub(crate) async fn server() -> Result<Self, ProvisionError> {
         blocking(|| SHARED.get_or_init(provision).clone()).await
     }
 
     /// The URL of a database from which others can be created and dropped.
-    pub(super) fn maintenance_url(&self) -> String {
+    pub(crate) fn maintenance_url(&self) -> String {
         match &self.place {
             Place::Named(url) => url.as_str().to_owned(),
             Place::Own(server) => server.url("postgres"),
@@ -48,7 +48,7 @@ impl Shared {
     }
 
     /// What is to become of a database whose test is over.
-    pub(super) fn afterwards(&self) -> Afterwards {
+    pub(crate) fn afterwards(&self) -> Afterwards {
         match &self.place {
             Place::Named(_) => Afterwards::Drop,
             Place::Own(_) | Place::Docker(_) => Afterwards::Leave,

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection, Row};
-use user_state_runtime::testkit::{PostgresServer, TestDatabase};
+use throwaway_postgres::{PostgresServer, TestDatabase};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 

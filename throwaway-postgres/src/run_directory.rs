@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::account::Account;
-use super::error::ProvisionError;
+use crate::account::Account;
+use crate::error::ProvisionError;
 
 const PREFIX: &str = "user-state-postgres-";
 const LOCK: &str = "lock";
@@ -19,14 +19,14 @@ const LOG_LINES: usize = 12;
 /// A directory that only the account of the server can enter. Dropping it removes it; its supervisor does so if this
 /// process is killed.
 #[derive(Debug)]
-pub(super) struct RunDirectory {
+pub(crate) struct RunDirectory {
     path: PathBuf,
     account: Account,
 }
 
 impl RunDirectory {
     /// A new directory and its locked lock file, to be held open by whoever looks after the server.
-    pub(super) fn create() -> Result<(Self, File), ProvisionError> {
+    pub(crate) fn create() -> Result<(Self, File), ProvisionError> {
         Self::create_in(&std::env::temp_dir())
     }
 
@@ -52,16 +52,16 @@ impl RunDirectory {
         Ok((directory, lock))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn account(&self) -> Account {
+    pub(crate) fn account(&self) -> Account {
         self.account
     }
 
     /// Writes a file that only the account of the server can read.
-    pub(super) fn write_secret(&self, name: &str, content: &str) -> Result<(), ProvisionError> {
+    pub(crate) fn write_secret(&self, name: &str, content: &str) -> Result<(), ProvisionError> {
         let path = self.path.join(name);
         OpenOptions::new()
             .write(true)
@@ -74,7 +74,7 @@ impl RunDirectory {
     }
 
     /// Whether the postmaster `process_id` accepts connections: it says so in its pid file, as `pg_ctl` reads it.
-    pub(super) fn is_ready(&self, process_id: &str) -> bool {
+    pub(crate) fn is_ready(&self, process_id: &str) -> bool {
         fs::read_to_string(self.path.join("data/postmaster.pid")).is_ok_and(|file| {
             let mut lines = file.lines();
             lines.next() == Some(process_id) && lines.nth(6).map(str::trim) == Some("ready")
@@ -82,7 +82,7 @@ impl RunDirectory {
     }
 
     /// The end of the log, in one line.
-    pub(super) fn log_end(&self) -> Box<str> {
+    pub(crate) fn log_end(&self) -> Box<str> {
         let log = fs::read(self.path.join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -107,7 +107,7 @@ impl Drop for RunDirectory {
 ///
 /// Only directories of `account`, and only where nobody holds the lock. A server that still runs in one ends by
 /// itself within a minute, when it notices that its pid file is gone.
-pub(super) fn remove_abandoned(account: Account) {
+pub(crate) fn remove_abandoned(account: Account) {
     remove_abandoned_in(&std::env::temp_dir(), account);
 }
 

@@ -10,9 +10,9 @@ use tokio::runtime;
 use url::Url;
 use uuid::Uuid;
 
-use super::error::ProvisionError;
-use super::shared::Shared;
-use super::way::Way;
+use crate::error::ProvisionError;
+use crate::shared::Shared;
+use crate::way::Way;
 
 const PREFIX: &str = "user_state_test_";
 /// How long [`Drop`] tries: a server that does not answer must not keep a test from ending.
@@ -23,7 +23,7 @@ const CREATE_OPTIONS: &str = "TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' 
 
 /// What becomes of a database whose test is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Afterwards {
+pub(crate) enum Afterwards {
     /// It is dropped: the server outlives the tests.
     Drop,
     /// It stays until its server goes, which is soon.
@@ -36,10 +36,10 @@ pub(super) enum Afterwards {
 /// as well as can be: with its server gone, it stays. `Debug` hides the password.
 ///
 /// ```
-/// use user_state_runtime::testkit::TestDatabase;
+/// use throwaway_postgres::TestDatabase;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), user_state_runtime::testkit::ProvisionError> {
+/// # async fn main() -> Result<(), throwaway_postgres::ProvisionError> {
 /// let database = TestDatabase::create().await?;
 /// assert!(database.url().contains(database.name()));
 /// database.drop_now().await?;
@@ -71,7 +71,7 @@ impl TestDatabase {
     }
 
     /// Creates a database on the server of `maintenance_url`.
-    pub(super) async fn create_on(
+    pub(crate) async fn create_on(
         maintenance_url: &str,
         way: Way,
         afterwards: Afterwards,

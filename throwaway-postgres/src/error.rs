@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::way::Way;
+use crate::way::Way;
 
 /// No throw-away PostgreSQL could be provided.
 ///
@@ -12,7 +12,7 @@ use super::way::Way;
 /// the outcome of one attempt.
 ///
 /// ```
-/// use user_state_runtime::testkit::{ProvisionError, Way};
+/// use throwaway_postgres::{ProvisionError, Way};
 ///
 /// let error = "podman".parse::<Way>().unwrap_err();
 /// assert!(matches!(error, ProvisionError::UnknownWay { .. }));
@@ -132,7 +132,7 @@ pub enum ProvisionError {
 }
 
 impl ProvisionError {
-    pub(super) fn file(path: &Path, error: &io::Error, advice: &'static str) -> Self {
+    pub(crate) fn file(path: &Path, error: &io::Error, advice: &'static str) -> Self {
         Self::File {
             path: path.to_owned(),
             kind: error.kind(),
@@ -144,7 +144,7 @@ impl ProvisionError {
 /// The ways that were tried, and why each did not serve.
 ///
 /// ```
-/// use user_state_runtime::testkit::ProvisionError;
+/// use throwaway_postgres::ProvisionError;
 ///
 /// fn explain(error: &ProvisionError) {
 ///     if let ProvisionError::NoWay(attempts) = error {
@@ -156,7 +156,7 @@ impl ProvisionError {
 pub struct Attempts(Vec<(Way, Box<str>)>);
 
 impl Attempts {
-    pub(super) fn add(&mut self, way: Way, reason: impl Into<Box<str>>) {
+    pub(crate) fn add(&mut self, way: Way, reason: impl Into<Box<str>>) {
         self.0.push((way, reason.into()));
     }
 }

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
-use super::error::ProvisionError;
-use super::port::free_port;
-use super::supervisor::Supervisor;
+use crate::error::ProvisionError;
+use crate::port::free_port;
+use crate::supervisor::Supervisor;
 
 const SCRIPT: &str = include_str!("docker.sh");
 const COMPOSE_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker-compose.yml");
@@ -21,7 +21,7 @@ const DATABASE: &str = "user_state";
 
 /// A running container. It is removed, volume and all, when the process ends. `Debug` hides the password.
 #[derive(Clone)]
-pub(super) struct DockerServer {
+pub(crate) struct DockerServer {
     port: u16,
     password: String,
     /// Only held: the container goes when this does.
@@ -30,7 +30,7 @@ pub(super) struct DockerServer {
 
 impl DockerServer {
     /// A new server; the inner error is why the machine cannot run one. Blocks.
-    pub(super) fn start() -> Result<Result<Self, Box<str>>, ProvisionError> {
+    pub(crate) fn start() -> Result<Result<Self, Box<str>>, ProvisionError> {
         if !Path::new(COMPOSE_FILE).is_file() {
             return Ok(Err("the project's docker-compose.yml is not there".into()));
         }
@@ -60,7 +60,7 @@ impl DockerServer {
     }
 
     /// The URL of the database that the container comes with, password included.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let Self { port, password, .. } = self;
         format!("postgres://postgres:{password}@127.0.0.1:{port}/{DATABASE}")
     }

@@ -3,19 +3,19 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::error::ProvisionError;
+use crate::error::ProvisionError;
 
 /// Takes one way and no other.
-pub(super) const WAY_VARIABLE: &str = "USER_STATE_TEST_POSTGRES";
+pub(crate) const WAY_VARIABLE: &str = "USER_STATE_TEST_POSTGRES";
 
 /// Where a throw-away PostgreSQL comes from.
 ///
 /// ```
-/// use user_state_runtime::testkit::Way;
+/// use throwaway_postgres::Way;
 ///
 /// assert_eq!("fetch".parse::<Way>()?, Way::Fetch);
 /// assert_eq!(Way::DatabaseUrl.to_string(), "database-url");
-/// # Ok::<(), user_state_runtime::testkit::ProvisionError>(())
+/// # Ok::<(), throwaway_postgres::ProvisionError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -32,10 +32,10 @@ pub enum Way {
 
 impl Way {
     /// Every way, in the order in which they are tried.
-    pub(super) const ALL: [Self; 4] = [Self::DatabaseUrl, Self::Local, Self::Docker, Self::Fetch];
+    pub(crate) const ALL: [Self; 4] = [Self::DatabaseUrl, Self::Local, Self::Docker, Self::Fetch];
 
     /// The one way the environment asks for, if it does.
-    pub(super) fn forced() -> Result<Option<Self>, ProvisionError> {
+    pub(crate) fn forced() -> Result<Option<Self>, ProvisionError> {
         match std::env::var(WAY_VARIABLE) {
             Ok(value) if !value.is_empty() => value.parse().map(Some),
             _ => Ok(None),

@@ -1,5 +1,17 @@
 //! A throw-away PostgreSQL, so that tests need Rust and nothing else.
 //!
+//! [`TestDatabase`] is an empty database of a test's own; [`PostgresServer`] is a whole server of its own, for
+//! tests that kill, freeze and restart it.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), throwaway_postgres::ProvisionError> {
+//! let database = throwaway_postgres::TestDatabase::create().await?;
+//! assert!(database.url().starts_with("postgres"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Where it comes from
 //!
 //! The first of these that the machine has (a [`Way`]):
@@ -32,8 +44,11 @@
 //! | `USER_STATE_TEST_ALLOW_REMOTE` | `1` allows a `DATABASE_URL` that is not on the loopback interface |
 //! | `TMPDIR` | where servers keep their data while they run |
 
+#![cfg(unix)]
+
 mod account;
 mod binaries;
+mod blocking;
 mod cache;
 mod database;
 mod docker;
@@ -52,18 +67,3 @@ pub use database::TestDatabase;
 pub use error::{Attempts, ProvisionError};
 pub use server::PostgresServer;
 pub use way::Way;
-
-use tokio::task;
-
-/// Runs blocking work to its end on a thread where blocking is allowed, whether or not the caller still waits.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ProvisionError> + Send + 'static,
-) -> Result<T, ProvisionError> {
-    match task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ProvisionError::ShuttingDown),
-        },
-    }
-}

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::error::ProvisionError;
+use crate::error::ProvisionError;
 
 /// Who runs a server for root, in order of preference. PostgreSQL wants a user that has a name.
 const SERVER_USERS: [&str; 3] = ["postgres", "_postgres", "nobody"];
@@ -15,7 +15,7 @@ const KEPT_VARIABLES: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH
 
 /// A user and a group by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Account {
+pub(crate) struct Account {
     uid: u32,
     gid: u32,
     /// Whether this is somebody else than the running process.
@@ -23,10 +23,10 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) const ROOT: u32 = 0;
+    pub(crate) const ROOT: u32 = 0;
 
     /// The account of a process that runs servers itself.
-    pub(super) const fn new(uid: u32, gid: u32) -> Self {
+    pub(crate) const fn new(uid: u32, gid: u32) -> Self {
         Self {
             uid,
             gid,
@@ -35,7 +35,7 @@ impl Account {
     }
 
     /// The account that runs servers for a process of root's.
-    pub(super) const fn instead_of_root(uid: u32, gid: u32) -> Self {
+    pub(crate) const fn instead_of_root(uid: u32, gid: u32) -> Self {
         Self {
             uid,
             gid,
@@ -44,7 +44,7 @@ impl Account {
     }
 
     /// The account for servers that are started by the owner of `file`, a file made by this process.
-    pub(super) fn for_server(file: &Path) -> Result<Self, ProvisionError> {
+    pub(crate) fn for_server(file: &Path) -> Result<Self, ProvisionError> {
         let metadata = fs::metadata(file)
             .map_err(|error| ProvisionError::file(file, &error, "see that it is readable"))?;
         if metadata.uid() != Self::ROOT {
@@ -55,22 +55,22 @@ impl Account {
         Ok(Self::instead_of_root(uid, gid))
     }
 
-    pub(super) fn uid(self) -> u32 {
+    pub(crate) fn uid(self) -> u32 {
         self.uid
     }
 
     /// Whether servers run as somebody else than the running process, which then is root's.
-    pub(super) fn is_other(self) -> bool {
+    pub(crate) fn is_other(self) -> bool {
         self.other
     }
 
     /// The user who runs this process.
-    pub(super) fn starter(self) -> u32 {
+    pub(crate) fn starter(self) -> u32 {
         if self.other { Self::ROOT } else { self.uid }
     }
 
     /// Makes the account the owner of a file or directory of ours.
-    pub(super) fn own(self, path: &Path) -> Result<(), ProvisionError> {
+    pub(crate) fn own(self, path: &Path) -> Result<(), ProvisionError> {
         if !self.other {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Account {
     }
 
     /// A command that runs as the account, with a clean environment, away from the directory we happen to be in.
-    pub(super) fn command(self, program: &Path) -> Command {
+    pub(crate) fn command(self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C").current_dir("/");
         for variable in KEPT_VARIABLES {
@@ -95,7 +95,7 @@ impl Account {
     }
 
     /// Whether the account can enter `directory` and every directory above it.
-    pub(super) fn can_enter(self, directory: &Path) -> bool {
+    pub(crate) fn can_enter(self, directory: &Path) -> bool {
         directory.ancestors().all(|ancestor| {
             fs::metadata(ancestor).is_ok_and(|metadata| {
                 let mode = metadata.mode();

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// A running supervisor. Dropping it makes it end the server, and returns when that is done.
 #[derive(Debug)]
-pub(super) struct Supervisor {
+pub(crate) struct Supervisor {
     process: Child,
     /// `None` once the supervisor was told to end.
     orders: Option<ChildStdin>,
@@ -18,7 +18,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Starts a script that answers each order on standard input by one line on standard output.
-    pub(super) fn start(script: &mut Command, stderr: Stdio) -> io::Result<Self> {
+    pub(crate) fn start(script: &mut Command, stderr: Stdio) -> io::Result<Self> {
         let mut process = script
             // An interrupt from the terminal is for the test process.
             .process_group(0)
@@ -40,7 +40,7 @@ impl Supervisor {
     }
 
     /// Gives an order and waits for its answer.
-    pub(super) fn order(&mut self, order: &str) -> io::Result<String> {
+    pub(crate) fn order(&mut self, order: &str) -> io::Result<String> {
         let orders = self.orders.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         writeln!(orders, "{order}")?;
         let mut answer = String::new();

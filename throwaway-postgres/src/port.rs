@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
-use super::error::ProvisionError;
+use crate::error::ProvisionError;
 
 /// Below the ranges that Linux and macOS hand out to outgoing connections: none of those can occupy the port while
 /// the server is down, nor can a client that calls it then be connected to itself.
@@ -14,7 +14,7 @@ const PORTS: Range<u16> = 10_240..32_768;
 const LOOKS_MAX: u32 = 100;
 
 /// A port of the loopback interface that nobody listens on just now.
-pub(super) fn free_port() -> Result<u16, ProvisionError> {
+pub(crate) fn free_port() -> Result<u16, ProvisionError> {
     let size = u128::from(PORTS.end - PORTS.start);
     (0..LOOKS_MAX)
         .filter_map(|_| u16::try_from(Uuid::new_v4().as_u128() % size).ok())

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
-use super::blocking;
-use super::database::{Afterwards, TestDatabase};
-use super::error::{Attempts, ProvisionError};
-use super::postmaster::Postmaster;
-use super::way::Way;
+use crate::blocking::blocking;
+use crate::database::{Afterwards, TestDatabase};
+use crate::error::{Attempts, ProvisionError};
+use crate::postmaster::Postmaster;
+use crate::way::Way;
 
 /// A PostgreSQL server for one test, with durable settings, on the loopback interface.
 ///
@@ -20,10 +20,10 @@ use super::way::Way;
 /// `Debug` hides the password.
 ///
 /// ```
-/// use user_state_runtime::testkit::PostgresServer;
+/// use throwaway_postgres::PostgresServer;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), user_state_runtime::testkit::ProvisionError> {
+/// # async fn main() -> Result<(), throwaway_postgres::ProvisionError> {
 /// let server = PostgresServer::start().await?;
 /// let database = server.create_database().await?;
 /// assert!(database.url().starts_with("postgres://postgres:"));
@@ -198,7 +198,7 @@ impl PostgresServer {
     }
 
     /// A new server by `way`; the inner error is why the machine has no server programs that way. Blocks.
-    pub(super) fn launch(
+    pub(crate) fn launch(
         way: Way,
         settings: &[(String, String)],
     ) -> Result<Result<Self, Box<str>>, ProvisionError> {
