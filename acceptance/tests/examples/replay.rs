@@ -13,7 +13,7 @@ use user_state_store::{ConnectOptions, DurableStateStore, StoredState};
 use crate::TestResult;
 use crate::child::{Place, Run, keys};
 
-const SAMPLE: &str = include_str!("../../examples/replay/sample.csv");
+const SAMPLE: &str = include_str!("../../../user-state/examples/replay/sample.csv");
 
 const HEADER: &str =
     "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n";

@@ -133,7 +133,7 @@ fn binary(example: &str) -> Result<PathBuf, Box<dyn Error>> {
     let release = profile.file_name().is_some_and(|name| name == "release");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--quiet", "--package", env!("CARGO_PKG_NAME")])
+        .args(["build", "--quiet", "--workspace"])
         .args(["--example", example, "--target-dir"])
         .arg(output)
         .args(release.then_some("--release"))
@@ -161,7 +161,8 @@ fn newest_source() -> Result<SystemTime, Box<dyn Error>> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let workspace = package.parent().ok_or("no workspace")?;
     let sources = [
-        "user-state-runtime/examples",
+        "loadtest/examples",
+        "user-state/examples",
         "user-state-runtime/src",
         "user-state-store/src",
         "user-state-domain/src",

@@ -24,10 +24,10 @@ use user_state_store::{DurableStateStore, PersistenceId};
 
 mod arguments;
 mod callers;
-#[path = "../shared/exit.rs"]
+#[path = "../../../user-state/examples/shared/exit.rs"]
 mod exit;
 mod memory;
-#[path = "../shared/open.rs"]
+#[path = "../../../user-state/examples/shared/open.rs"]
 mod open;
 mod population;
 mod recovery;
