@@ -1,7 +1,7 @@
 //! Plays recorded shop behaviour into live user states: three hours pass in a moment.
 //!
 //! ```text
-//! cargo run --release --example replay [-- FILE.csv|-] [--store URL] [--mall ID] [--idle-timeout 30m] [--zone UTC] [--json]
+//! cargo run --example replay [-- FILE.csv|-] [--store URL] [--mall ID] [--idle-timeout 30m] [--zone UTC] [--json]
 //! ```
 //!
 //! Without a file it plays a small sample of its own. Time is the event time: the clock stands at the time of the

@@ -104,7 +104,7 @@ fn inspect(arguments: &Arguments, id: &PersistenceId) -> String {
         None => "URL",
     };
     let zone = arguments.zone;
-    format!("cargo run --release --example inspect -- --store {store} --zone {zone} {id}")
+    format!("cargo run --example inspect -- --store {store} --zone {zone} {id}")
 }
 
 /// The users with the most commands, and what is known of them.
