@@ -16,6 +16,7 @@ use crate::sqlite::connection::Lane;
 use crate::sqlite::error::{before_commit, cause};
 use crate::store::{BATCH_ROWS_MAX, StoredState};
 
+mod apply;
 mod row;
 mod write;
 
