@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::open_error::OpenError;
 use crate::payload::{Manifest, SerializerId};
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
@@ -106,6 +107,10 @@ pub enum Cause {
     /// The server did not speak the protocol as expected.
     #[error("the server broke the protocol")]
     Protocol,
+    /// A new session lacks what opening the store checked: the server became read-only, would lose commits in a
+    /// crash, or finds another table.
+    #[error(transparent)]
+    Session(Box<OpenError>),
     /// The store was told to fail (fault injection), or the reason has no better name.
     #[error("{0}")]
     Other(&'static str),

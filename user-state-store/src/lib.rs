@@ -105,6 +105,8 @@
 
 mod changes;
 mod connect;
+#[cfg(feature = "postgres")]
+mod deadline;
 mod error;
 mod event_store;
 mod jackson;

@@ -56,6 +56,25 @@ pub enum OpenError {
     /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened or is locked.
     #[error("the database cannot be reached")]
     Unreachable(#[source] Cause),
+    /// A pooler or proxy refused the session (SQLSTATE 08P01): it cannot reach its server, or does not know a start-up
+    /// parameter. The store sends no `options` of a URL, so such a parameter comes from the environment (`PGOPTIONS`)
+    /// or from the options of a caller's pool (sqlx adds `extra_float_digits`); pgbouncer passes over those named in
+    /// `ignore_startup_parameters`.
+    #[error(
+        "a pooler refused the session: it cannot reach its server, or refuses a start-up parameter (pgbouncer: \
+         ignore_startup_parameters = extra_float_digits,options)"
+    )]
+    StartupRefused(#[source] DatabaseError),
+    /// A setting of the session was refused, or is not in force although it was set. A pooler that gives a server
+    /// session to several clients cannot be used.
+    #[error("setting {setting} of the session was refused")]
+    SettingRefused {
+        /// The setting.
+        setting: Box<str>,
+        /// Why.
+        #[source]
+        cause: Cause,
+    },
     /// The server does not accept this user and password.
     #[error("the database refused the user or its password")]
     AuthenticationFailed(#[source] DatabaseError),
@@ -88,6 +107,17 @@ pub enum OpenError {
     TableMissing {
         /// The table.
         table: &'static str,
+    },
+    /// A new session finds the table in another schema than the session that opened the store did: its search path or
+    /// its server is another one.
+    #[error("table {table} is found in schema {found}, no longer in {expected}")]
+    OtherTable {
+        /// The table.
+        table: &'static str,
+        /// The schema in which it was found when the store was opened.
+        expected: Box<str>,
+        /// The schema in which it is found now.
+        found: Box<str>,
     },
     /// A column is not there or has another type.
     ///
@@ -132,9 +162,9 @@ pub enum OpenError {
     /// A commit would not survive a crash of the server. Allow it with [`crate::Durability::AllowRelaxed`].
     #[error("{setting} is {value}: commits would not survive a crash of the server")]
     NotDurable {
-        /// The server's setting.
+        /// The server's setting, or `table` and the name of the table or partition.
         setting: Box<str>,
-        /// Its value.
+        /// Its value; of a table `unlogged` or `temporary`.
         value: Box<str>,
     },
     /// The database failed in another way.

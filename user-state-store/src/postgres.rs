@@ -16,7 +16,6 @@ use std::num::NonZeroUsize;
 
 use async_trait::async_trait;
 use sqlx::PgPool;
-use sqlx::postgres::PgConnectOptions;
 
 use crate::changes::{ChangesPage, ChangesQuery};
 use crate::connect::{ConnectOptions, StoreSettings};
@@ -28,16 +27,21 @@ use crate::store::{
 };
 
 mod connection;
+mod doubt;
 mod durable_state;
 mod error;
 mod fence;
 mod pool;
+mod proof;
 mod schema;
 mod session;
+mod setting;
 
 pub(crate) use schema::migrate;
 
+use connection::Route;
 use pool::Pool;
+use schema::Checked;
 use session::Sessions;
 
 /// Durable states in PostgreSQL.
@@ -71,10 +75,13 @@ impl PostgresStore {
     /// Dropping the future closes what was opened.
     pub async fn open(options: &ConnectOptions) -> Result<Self, OpenError> {
         options.validate()?;
-        let connect = connection::connect_options(options)?;
-        let pool = connection::pool(options, connect.clone());
-        let store = Self::checked(Pool::owned(pool), connect, options.settings.clone()).await?;
-        Ok(store)
+        let route = Route::of(options)?;
+        let settings = options.settings.clone();
+        let checked = schema::check(&route.writing(&settings), &settings).await?;
+        let reading = route.reading(&settings).in_schema(checked.schema.clone());
+        let pool = connection::pool(options, &reading);
+        let reads = Pool::owned(pool, reading, &settings);
+        Self::checked(reads, &route, checked, settings).await
     }
 
     /// Uses the caller's pool for reads, and its connect options for the store's own writing sessions.
@@ -89,18 +96,23 @@ impl PostgresStore {
     /// Dropping the future closes what was opened.
     pub async fn from_pool(pool: PgPool, settings: StoreSettings) -> Result<Self, OpenError> {
         settings.validate()?;
-        let connect = pool.connect_options().as_ref().clone();
-        Self::checked(Pool::shared(pool), connect, settings).await
+        let route = Route::of_pool(&pool)?;
+        let checked = schema::check(&route.writing(&settings), &settings).await?;
+        let reading = route.plain(&settings).in_schema(checked.schema.clone());
+        let reads = Pool::shared(pool, reading, &settings);
+        reads.prove_first(&settings).await?;
+        Self::checked(reads, &route, checked, settings).await
     }
 
     async fn checked(
         reads: Pool,
-        connect: PgConnectOptions,
+        route: &Route,
+        checked: Checked,
         settings: StoreSettings,
     ) -> Result<Self, OpenError> {
-        let rows_per_id = schema::check(&connect, &settings).await?;
-        tracing::debug!(?rows_per_id, "the database is fit");
-        let writes = Sessions::new(connection::session_options(connect, &settings), &settings);
+        tracing::debug!(rows_per_id = ?checked.rows_per_id, "the database is fit");
+        let writing = route.writing(&settings).in_schema(checked.schema);
+        let writes = Sessions::new(writing, reads.doubts(), &settings);
         writes.open_first().await?;
         Ok(Self {
             reads,
@@ -188,9 +200,8 @@ mod tests {
         payload_column: PayloadColumn,
     ) -> Result<PgConnection, Box<dyn Error>> {
         let options = ConnectOptions::parse(database.url())?;
-        let connect = connection::connect_options(&options)?;
-        let connect = connection::session_options(connect, &options.settings);
-        let mut session = PgConnection::connect_with(&connect).await?;
+        let opener = Route::of(&options)?.writing(&options.settings);
+        let mut session = opener.open_unproven().await?;
         session.execute("SET search_path = pg_temp").await?;
         let tables = schema::create_pekko_tables(payload_column);
         session.execute(tables).await?;
@@ -239,7 +250,10 @@ mod tests {
             fence::TERMINATE,
             session::SELECT_SESSION,
             session::SET_CLIENT_CHECK,
-            schema::SELECT_SERVER,
+            proof::SET_SETTINGS,
+            proof::SET_SYNCHRONOUS_COMMIT,
+            proof::SELECT_PROOF,
+            pool::MARKER,
             schema::SELECT_COLUMNS,
             schema::SELECT_UNIQUE_INDEXES,
             schema::SELECT_PRIVILEGE,

@@ -67,6 +67,10 @@ pub struct StoreSettings {
     /// How long the server may work on a statement. Default 5 s. This side waits a second longer, for servers
     /// that stopped altogether.
     pub statement_timeout: Duration,
+    /// How long a connection serves before a new one takes its place. Each lives for this time or up to a quarter less,
+    /// so that they do not all end at once. A new one proves again what opening the store checked. Connections of
+    /// a caller's pool are proven again instead. Default 30 min.
+    pub session_age_max: Duration,
     /// Whether a server that would lose commits in a crash is refused. Default [`Durability::Required`].
     pub durability: Durability,
     /// Whether the store may write. Default [`Access::ReadWrite`].
@@ -224,6 +228,10 @@ impl StoreSettings {
         if !(1..=PAYLOAD_BYTES_CEILING).contains(&self.payload_bytes_max) {
             return refuse("payload_bytes_max", "it must be between 1 byte and 64 MiB");
         }
+        let ages = Duration::from_millis(10)..=Duration::from_hours(24);
+        if !ages.contains(&self.session_age_max) {
+            return refuse("session_age_max", "it must be between 10 ms and 24 h");
+        }
         let range = Duration::from_millis(10)..=Duration::from_hours(1);
         for (option, timeout) in [
             ("connect_timeout", self.connect_timeout),
@@ -246,6 +254,7 @@ impl Default for StoreSettings {
             connect_timeout: Duration::from_secs(5),
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(5),
+            session_age_max: Duration::from_mins(30),
             durability: Durability::default(),
             access: Access::default(),
             payload_column: PayloadColumn::default(),

@@ -1,18 +1,25 @@
 //! How connections are opened: TLS, time-outs, and the settings of each kind of session.
+//!
+//! No setting is sent at start-up, since poolers refuse or drop what they do not know; see [`super::proof`].
 
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
+use url::Url;
 
 use crate::connect::{Access, ConnectOptions, RemoteTls, StoreSettings, Target, TlsMode};
+use crate::deadline::within;
 use crate::error::Cause;
 use crate::open_error::OpenError;
 use crate::postgres::error::{Failure, open_error};
+use crate::postgres::proof::Standard;
+use crate::postgres::setting::{self, Setting};
 
-/// A connection that was not used for this long is tried before it is used: a server restarted meanwhile then
+/// A connection that was not used for this long is proven again before it is used: a server restarted meanwhile then
 /// costs a round trip, not the answer of a call.
 pub(super) const IDLE_UNTRIED_MAX: Duration = Duration::from_secs(30);
 
@@ -27,10 +34,158 @@ pub(super) fn answer_deadline(settings: &StoreSettings) -> Duration {
     settings.statement_timeout + ANSWER_GRACE
 }
 
-/// sqlx's options for the server that the URL names.
+/// How long a connection serves: the maximum age, or up to a quarter less.
+pub(super) fn lifetime(age_max: Duration) -> Duration {
+    // Each `RandomState` has keys of its own, which is all the chance that is needed.
+    let chance = RandomState::new().hash_one(());
+    let less = u32::try_from(chance % 1024).unwrap_or_default();
+    age_max.saturating_sub(age_max / 4096 * less)
+}
+
+/// Where connections lead, and what the user wants to be set in each.
+#[derive(Clone)]
+pub(super) struct Route {
+    connect: PgConnectOptions,
+    asked: Vec<Setting>,
+}
+
+/// How connections of one kind are opened.
+#[derive(Clone)]
+pub(super) struct Opener {
+    connect: PgConnectOptions,
+    standard: Standard,
+    within: Duration,
+}
+
+impl Route {
+    /// To the server that the URL names.
+    pub(super) fn of(options: &ConnectOptions) -> Result<Self, OpenError> {
+        let Target::Postgres(url) = options.target() else {
+            return Err(invalid("the scheme is not postgres"));
+        };
+        let mut route = Self::of_connect_options(connect_options(options)?)?;
+        for (_, asked) in url.query_pairs().filter(|(name, _)| name == OPTIONS) {
+            for setting in setting::parse(&asked)? {
+                setting::put(&mut route.asked, setting);
+            }
+        }
+        Ok(route)
+    }
+
+    /// To the server of a caller's pool.
+    pub(super) fn of_pool(pool: &PgPool) -> Result<Self, OpenError> {
+        Self::of_connect_options(pool.connect_options().as_ref().clone())
+    }
+
+    /// What is among the options (they came from a caller or the environment) is sent at start-up, and set by
+    /// statement too, since a pooler may drop it.
+    fn of_connect_options(connect: PgConnectOptions) -> Result<Self, OpenError> {
+        let asked = setting::parse(connect.get_options().unwrap_or_default())?;
+        Ok(Self {
+            // A caller's pool logs as the caller likes; what this store sends is one statement per batch.
+            connect: connect.extra_float_digits(None).disable_statement_logging(),
+            asked,
+        })
+    }
+
+    /// For connections set to what was asked for, and nothing else.
+    pub(super) fn plain(&self, settings: &StoreSettings) -> Opener {
+        self.opener(Standard::of_reads(self.asked.clone(), settings), settings)
+    }
+
+    /// For the store's pool.
+    pub(super) fn reading(&self, settings: &StoreSettings) -> Opener {
+        let standard = Standard::of_reads(self.asked.clone(), settings)
+            .with([statement_timeout(settings)])
+            .with(read_only(settings));
+        self.opener(standard, settings)
+    }
+
+    /// For the store's own sessions.
+    ///
+    /// The planner settings keep the batch update on the primary key, row by row in the order of the ids, while a
+    /// new table has no statistics: a hash join would lock rows in an order of its own and read the whole table.
+    pub(super) fn writing(&self, settings: &StoreSettings) -> Opener {
+        let statement = settings.statement_timeout;
+        let standard = Standard::of_sessions(self.asked.clone(), settings)
+            .with([
+                statement_timeout(settings),
+                Setting::new("lock_timeout", milliseconds(statement * 2 / 5)),
+                Setting::new(
+                    "idle_in_transaction_session_timeout",
+                    milliseconds(statement * 2),
+                ),
+                Setting::new("default_transaction_isolation", "read committed"),
+                Setting::new("enable_seqscan", "off"),
+                Setting::new("enable_hashjoin", "off"),
+                Setting::new("enable_mergejoin", "off"),
+                Setting::new("plan_cache_mode", "force_generic_plan"),
+            ])
+            .with(read_only(settings));
+        self.opener(standard, settings)
+    }
+
+    fn opener(&self, standard: Standard, settings: &StoreSettings) -> Opener {
+        Opener {
+            connect: self.connect.clone(),
+            standard,
+            within: settings.connect_timeout,
+        }
+    }
+}
+
+impl Opener {
+    /// The same, for a table that was found in this schema.
+    pub(super) fn in_schema(self, schema: Box<str>) -> Self {
+        Self {
+            standard: self.standard.in_schema(schema),
+            ..self
+        }
+    }
+
+    pub(super) fn standard(&self) -> &Standard {
+        &self.standard
+    }
+
+    /// Opens a connection that is set and proven.
+    pub(super) async fn open(&self) -> Result<PgConnection, OpenError> {
+        Ok(self.open_first().await?.0)
+    }
+
+    /// The same; gives the schema in which the table is found, too.
+    pub(super) async fn open_first(&self) -> Result<(PgConnection, Box<str>), OpenError> {
+        let mut connection = self.connect().await?;
+        let schema = self.standard.prove(&mut connection).await?;
+        Ok((connection, schema))
+    }
+
+    /// Opens a connection that is set, for a database that has no table yet.
+    pub(super) async fn open_unproven(&self) -> Result<PgConnection, OpenError> {
+        let mut connection = self.connect().await?;
+        within(self.within, self.standard.set(&mut connection))
+            .await
+            .map_err(|_| OpenError::Unreachable(Cause::Deadline))??;
+        Ok(connection)
+    }
+
+    /// The future is large and rarely awaited, so it lives on the heap.
+    async fn connect(&self) -> Result<PgConnection, OpenError> {
+        let opening = Box::pin(PgConnection::connect_with(&self.connect));
+        match within(self.within, opening).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(open_error(&error)),
+            Err(_) => Err(OpenError::Unreachable(Cause::Deadline)),
+        }
+    }
+}
+
+/// The parameter of a URL that holds settings.
+const OPTIONS: &str = "options";
+
+/// sqlx's options for the server that the URL names, without its `options`.
 ///
 /// sqlx logs statements (never bound values); that is switched off, since it would log one line per batch.
-pub(super) fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenError> {
+fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenError> {
     let Target::Postgres(url) = options.target() else {
         return Err(invalid("the scheme is not postgres"));
     };
@@ -44,7 +199,7 @@ pub(super) fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptio
     let bracketed = url
         .host_str()
         .and_then(|host| host.strip_prefix('[')?.strip_suffix(']'));
-    let mut connect = PgConnectOptions::from_url(url)
+    let mut connect = PgConnectOptions::from_url(&without_options(url))
         .map_err(|_| invalid("a part of it cannot be decoded"))?
         .disable_statement_logging();
     if let Some(host) = bracketed {
@@ -63,7 +218,15 @@ pub(super) fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptio
         connect = connect.ssl_root_cert(path);
     }
     let mode = tls_mode(is_local(&connect), asked, options.remote_tls)?;
-    Ok(with_access(connect.ssl_mode(mode), &options.settings))
+    Ok(connect.ssl_mode(mode))
+}
+
+fn without_options(url: &Url) -> Url {
+    let mut bare = url.clone();
+    bare.query_pairs_mut()
+        .clear()
+        .extend_pairs(url.query_pairs().filter(|(name, _)| name != OPTIONS));
+    bare
 }
 
 /// The TLS mode to use, or a refusal where the connection would leave this machine unproven.
@@ -100,74 +263,37 @@ fn is_local(connect: &PgConnectOptions) -> bool {
         || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn with_access(connect: PgConnectOptions, settings: &StoreSettings) -> PgConnectOptions {
-    match settings.access {
-        Access::ReadWrite => connect,
-        Access::ReadOnly => connect.options([("default_transaction_read_only", "on")]),
-    }
+fn statement_timeout(settings: &StoreSettings) -> Setting {
+    Setting::new(
+        "statement_timeout",
+        milliseconds(settings.statement_timeout),
+    )
+}
+
+fn read_only(settings: &StoreSettings) -> Option<Setting> {
+    (settings.access == Access::ReadOnly)
+        .then(|| Setting::new("default_transaction_read_only", "on"))
 }
 
 /// The pool for reads.
-pub(super) fn pool(options: &ConnectOptions, connect: PgConnectOptions) -> PgPool {
+pub(super) fn pool(options: &ConnectOptions, opener: &Opener) -> PgPool {
     let settings = &options.settings;
+    let standard = opener.standard.clone();
     PgPoolOptions::new()
         .max_connections(options.pool_connections_max)
         .acquire_timeout(settings.acquire_timeout)
+        .max_lifetime(settings.session_age_max)
         .test_before_acquire(false)
-        .before_acquire(|connection, usage| {
+        .after_connect(move |connection, _| {
+            let standard = standard.clone();
             Box::pin(async move {
-                if usage.idle_for >= IDLE_UNTRIED_MAX {
-                    connection.ping().await?;
-                }
-                Ok(true)
+                // For others that use the pool. An error shows again where the store has the connection proven, and
+                // is told there; here the pool would only try again for as long as a call waits.
+                drop(standard.set(connection).await);
+                Ok(())
             })
         })
-        .connect_lazy_with(connect.options([(
-            "statement_timeout",
-            milliseconds(settings.statement_timeout),
-        )]))
-}
-
-/// The options of the store's own sessions, on top of those it was given.
-///
-/// The planner settings keep the batch update on the primary key, row by row in the order of the ids, while a
-/// new table has no statistics: a hash join would lock rows in an order of its own and read the whole table.
-pub(super) fn session_options(
-    connect: PgConnectOptions,
-    settings: &StoreSettings,
-) -> PgConnectOptions {
-    let statement = settings.statement_timeout;
-    with_access(connect.disable_statement_logging(), settings).options([
-        ("statement_timeout", milliseconds(statement)),
-        ("lock_timeout", milliseconds(statement * 2 / 5)),
-        (
-            "idle_in_transaction_session_timeout",
-            milliseconds(statement * 2),
-        ),
-        (
-            "default_transaction_isolation",
-            r"read\ committed".to_owned(),
-        ),
-        ("enable_seqscan", "off".to_owned()),
-        ("enable_hashjoin", "off".to_owned()),
-        ("enable_mergejoin", "off".to_owned()),
-        ("plan_cache_mode", "force_generic_plan".to_owned()),
-    ])
-}
-
-/// Opens one connection.
-///
-/// The future is large and rarely awaited, so it lives on the heap.
-pub(super) async fn open(
-    connect: &PgConnectOptions,
-    within: Duration,
-) -> Result<PgConnection, OpenError> {
-    let opening = Box::pin(PgConnection::connect_with(connect));
-    match tokio::time::timeout(within, opening).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(open_error(&error)),
-        Err(_) => Err(OpenError::Unreachable(Cause::Deadline)),
-    }
+        .connect_lazy_with(opener.connect.clone())
 }
 
 fn milliseconds(duration: Duration) -> String {
@@ -187,8 +313,11 @@ pub(super) fn not_connected(error: OpenError) -> Failure {
         OpenError::AuthenticationFailed(database) => {
             Failure::Misconfigured(Cause::Database(database))
         }
+        // Of a store that did open, the pooler cannot reach its server now.
+        OpenError::StartupRefused(database) => Failure::Unavailable(Cause::Database(database)),
         OpenError::DatabaseMissing => Failure::Misconfigured(Cause::Other("no such database")),
-        _ => Failure::Misconfigured(Cause::Tls),
+        OpenError::TlsRefused => Failure::Misconfigured(Cause::Tls),
+        error => Failure::Misconfigured(Cause::Session(Box::new(error))),
     }
 }
 

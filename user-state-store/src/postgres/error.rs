@@ -42,22 +42,29 @@ impl Failure {
                 _ => Self::Lost(cause(error)),
             };
         };
+        // A session that was idle for too long ends before it begins with the statement that comes too late.
+        if matches!(&*error.code, "57P05" | "25P03") {
+            return Self::Unfit(Cause::Database(error));
+        }
         if error.severity != "ERROR" {
             return Self::Lost(Cause::Database(error));
         }
         let (class, subclass) = error.code.split_at_checked(2).unwrap_or_default();
         match (class, subclass) {
-            // A plan that no longer fits its table, a prepared statement that is not there or is there twice, a
-            // server that became read-only, a transaction that somebody left open: all are of this session.
-            ("0A", "000") | ("26", "000") | ("42", "P05") | ("25", "001" | "006" | "P02") => {
+            // A plan that no longer fits its table, a statement, portal or cursor that is not there or is there twice, a
+            // search path that somebody changed, a transaction that somebody left open or a server that became
+            // read-only (25006): another session does not have it.
+            ("0A", "000") | ("24" | "25" | "26" | "34", _) | ("42", "P01" | "P03" | "P05") => {
                 Self::Unfit(Cause::Database(error))
             }
             ("23", "505") => Self::Taken,
             ("21" | "22" | "23" | "44" | "54" | "P0", _) => Self::Refused(error),
             ("40", "001" | "P01") => Self::Contended(error),
             ("55", "P03") => Self::Locked(error),
-            // The connection was the problem, whoever noticed; 40003 says the outcome is unknown.
-            ("08", _) | ("40", "003") => Self::Lost(Cause::Database(error)),
+            // The connection was the problem, whoever noticed (a pooler too); 40003 says the outcome is unknown.
+            ("08", _) | ("40", "003") | ("57", "P01" | "P02" | "P03" | "P04") => {
+                Self::Lost(Cause::Database(error))
+            }
             ("28" | "3D" | "3F" | "42", _) => Self::Misconfigured(Cause::Database(error)),
             _ => Self::Unavailable(Cause::Database(error)),
         }
@@ -105,6 +112,11 @@ impl From<Failure> for StoreError {
     }
 }
 
+/// Whether this is the word of a server that takes no writes.
+pub(super) fn is_read_only(cause: &Cause) -> bool {
+    matches!(cause, Cause::Database(error) if &*error.code == "25006")
+}
+
 /// What an error on the way to a usable store means.
 pub(super) fn open_error(error: &sqlx::Error) -> OpenError {
     let Some(database) = database_error(error) else {
@@ -115,6 +127,8 @@ pub(super) fn open_error(error: &sqlx::Error) -> OpenError {
     };
     let (class, subclass) = database.code.split_at_checked(2).unwrap_or_default();
     match (class, subclass) {
+        // So a pooler says everything: that it knows a start-up parameter not, and that its server is away.
+        ("08", "P01") => OpenError::StartupRefused(database),
         ("28", _) | ("42", "501") => OpenError::AuthenticationFailed(database),
         ("3D", _) => OpenError::DatabaseMissing,
         ("53" | "57" | "08", _) => OpenError::Unreachable(Cause::Database(database)),
@@ -122,6 +136,17 @@ pub(super) fn open_error(error: &sqlx::Error) -> OpenError {
             why: "it refuses a read-write transaction",
         },
         _ => OpenError::Database(Cause::Database(database)),
+    }
+}
+
+/// What an error in answer to a setting means.
+pub(super) fn refused_setting(setting: &str, error: &sqlx::Error) -> OpenError {
+    match database_error(error) {
+        Some(refused) if refused.severity == "ERROR" => OpenError::SettingRefused {
+            setting: setting.into(),
+            cause: Cause::Database(refused),
+        },
+        _ => open_error(error),
     }
 }
 

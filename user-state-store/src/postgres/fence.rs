@@ -8,8 +8,9 @@
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, Row as _};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::sleep;
 
+use crate::deadline::within;
 use crate::postgres::durable_state::Micros;
 use crate::postgres::session::Sessions;
 use crate::store::{Fence, WriterSession};
@@ -39,11 +40,10 @@ pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence
     let Ok(mut connection) = sessions.open_connection().await else {
         return Fence::Open;
     };
-    let deadline = Instant::now() + END_WAIT_MAX;
-    match timeout_at(deadline, end(&mut connection, session)).await {
+    match within(END_WAIT_MAX, end(&mut connection, session)).await {
         Ok(Ok(fence)) => {
             // The connection is of no more use; a farewell that fails changes nothing.
-            drop(timeout_at(deadline, connection.close()).await);
+            drop(within(END_WAIT_MAX, connection.close()).await);
             fence
         }
         Ok(Err(error)) => {

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{Connection as _, PgConnection, Row as _};
-use tokio::time::timeout;
+use sqlx::{Connection as _, PgConnection};
 
-use crate::connect::{Access, ConnectOptions, Durability, PayloadColumn, StoreSettings};
+use crate::connect::{Access, ConnectOptions, PayloadColumn, StoreSettings};
+use crate::deadline;
 use crate::error::Cause;
 use crate::open_error::OpenError;
-use crate::postgres::connection;
+use crate::postgres::connection::{self, Opener, Route};
 use crate::postgres::error::open_error;
 
 /// Pekko's tables and indexes, as its own script makes them.
@@ -30,10 +29,7 @@ const LOCK_MIGRATIONS: &str = "SELECT pg_advisory_xact_lock(7310582694471163214)
 /// How long a migration may take. It makes empty tables, or none; what takes long is a lock.
 const MIGRATION_MAX: Duration = Duration::from_mins(1);
 
-/// The oldest server: the first with `plan_cache_mode`. Older ones get no more security fixes either.
-const SERVER_VERSION_MIN: (i32, &str) = (120_000, "12");
-
-const TABLE: &str = "durable_state";
+pub(super) const TABLE: &str = "durable_state";
 
 const KEY: &str = "persistence_id, revision";
 
@@ -53,17 +49,6 @@ const COLUMNS: [(&str, &[&str]); 8] = [
 
 /// The column whose type is a setting.
 const PAYLOAD: &str = "state_payload";
-
-/// What the server is and promises.
-pub(super) const SELECT_SERVER: &str = "\
-SELECT
-  current_setting('server_version_num')::int AS version_number,
-  current_setting('server_version') AS version,
-  pg_is_in_recovery() AS in_recovery,
-  current_setting('transaction_read_only') AS read_only,
-  current_setting('fsync') AS fsync,
-  current_setting('full_page_writes') AS full_page_writes,
-  current_setting('synchronous_commit') AS synchronous_commit";
 
 /// The columns of the table that the search path finds.
 pub(super) const SELECT_COLUMNS: &str = "\
@@ -92,14 +77,14 @@ SELECT has_table_privilege(to_regclass($1), $2)";
 /// Creates the tables and indexes that are not there. See [`crate::migrate`].
 pub(crate) async fn migrate(options: &ConnectOptions) -> Result<(), OpenError> {
     options.validate()?;
-    let connect = connection::connect_options(options)?;
-    let mut connection = connection::open(&connect, options.settings.connect_timeout).await?;
+    let opener = Route::of(options)?.plain(&options.settings);
+    let mut connection = opener.open_unproven().await?;
     // Statements sent together are one transaction: all of them, or none. The server's notices that a
     // table exists already are no news.
     let tables = create_pekko_tables(options.settings.payload_column);
     let script = format!("{LOCK_MIGRATIONS}\nSET LOCAL client_min_messages = warning;\n{tables}");
     let running = sqlx::raw_sql(&script);
-    timeout(MIGRATION_MAX, async {
+    deadline::within(MIGRATION_MAX, async {
         sqlx::Executor::execute(&mut connection, running).await
     })
     .await
@@ -124,7 +109,7 @@ pub(super) const fn create_pekko_tables(payload_column: PayloadColumn) -> &'stat
     }
 }
 
-/// What the check found besides what it demands.
+/// What keeps two rows of one id apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RowsPerId {
     /// A unique index on `persistence_id` makes a second row impossible, whoever writes.
@@ -133,66 +118,26 @@ pub(super) enum RowsPerId {
     OneByProtocol,
 }
 
+/// What the check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Checked {
+    pub(super) rows_per_id: RowsPerId,
+    /// The schema of the table.
+    pub(super) schema: Box<str>,
+}
+
 /// Refuses a server or a table that would not keep the store's promises.
-pub(super) async fn check(
-    connect: &PgConnectOptions,
-    settings: &StoreSettings,
-) -> Result<RowsPerId, OpenError> {
-    let mut connection = connection::open(connect, settings.connect_timeout).await?;
+pub(super) async fn check(opener: &Opener, settings: &StoreSettings) -> Result<Checked, OpenError> {
+    let (mut connection, schema) = opener.open_first().await?;
     let deadline = connection::answer_deadline(settings);
-    let server = within(
-        deadline,
-        sqlx::query(SELECT_SERVER).fetch_one(&mut connection),
-    )
-    .await?;
-    check_server(&server, settings)?;
     check_columns(&mut connection, deadline, settings.payload_column).await?;
     let rows_per_id = check_indexes(&mut connection, deadline).await?;
     check_privileges(&mut connection, deadline, settings).await?;
     farewell(connection).await;
-    Ok(rows_per_id)
-}
-
-fn check_server(server: &PgRow, settings: &StoreSettings) -> Result<(), OpenError> {
-    let text = |name: &str| server.try_get::<String, _>(name).unwrap_or_default();
-    let (number_min, minimum) = SERVER_VERSION_MIN;
-    if server
-        .try_get::<i32, _>("version_number")
-        .unwrap_or_default()
-        < number_min
-    {
-        return Err(OpenError::ServerTooOld {
-            found: text("version").into(),
-            minimum,
-        });
-    }
-    if settings.access == Access::ReadWrite {
-        if server.try_get("in_recovery").unwrap_or(true) {
-            return Err(OpenError::ReadOnly {
-                why: "the server is in recovery, as a standby is",
-            });
-        }
-        if text("read_only") != "off" {
-            return Err(OpenError::ReadOnly {
-                why: "transactions are read-only by default",
-            });
-        }
-    }
-    let not_durable = ["fsync", "full_page_writes", "synchronous_commit"]
-        .into_iter()
-        .find(|setting| text(setting) == "off");
-    match not_durable {
-        Some(setting)
-            if settings.durability == Durability::Required
-                && settings.access == Access::ReadWrite =>
-        {
-            Err(OpenError::NotDurable {
-                setting: setting.into(),
-                value: "off".into(),
-            })
-        }
-        _ => Ok(()),
-    }
+    Ok(Checked {
+        rows_per_id,
+        schema,
+    })
 }
 
 async fn check_columns(
@@ -280,7 +225,7 @@ async fn within<T>(
     deadline: Duration,
     asking: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, OpenError> {
-    timeout(deadline, asking)
+    deadline::within(deadline, asking)
         .await
         .map_err(|_| OpenError::Unreachable(Cause::Deadline))?
         .map_err(|error| open_error(&error))
@@ -288,7 +233,7 @@ async fn within<T>(
 
 /// Ends a connection that has served; one that does not take its leave is closed all the same.
 async fn farewell(connection: PgConnection) {
-    drop(timeout(Duration::from_secs(1), connection.close()).await);
+    drop(deadline::within(Duration::from_secs(1), connection.close()).await);
 }
 
 #[cfg(test)]

@@ -3,25 +3,28 @@
 //! **Problem.** A future can be dropped at any await point, and then its connection is in an unknown state: an
 //! answer is on its way, a transaction may be open. **How.** A lease notes when a call begins and when it ended;
 //! only a lease between calls and outside a transaction gives its session back. Every other one closes it.
+//!
+//! A session that turns out unfit is closed, and with it, before their next call, all that were opened before: the
+//! call is made again on a new one. None lives longer than its maximum age.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout};
 
-use crate::connect::StoreSettings;
+use crate::connect::{Access, StoreSettings};
+use crate::deadline::{now, within};
 use crate::error::Cause;
 use crate::open_error::OpenError;
 use crate::postgres::connection::{
-    self, CLIENT_CHECK_INTERVAL, IDLE_UNTRIED_MAX, answer_deadline, not_connected,
+    CLIENT_CHECK_INTERVAL, IDLE_UNTRIED_MAX, Opener, answer_deadline, lifetime, not_connected,
 };
+use crate::postgres::doubt::{Doubts, Mark};
 use crate::postgres::durable_state::Micros;
-use crate::postgres::error::{Failure, open_error};
+use crate::postgres::error::{Failure, is_read_only, open_error};
 use crate::store::WriterSession;
 
 /// Which server process this is.
@@ -39,19 +42,25 @@ WHERE name = 'client_connection_check_interval'";
 
 /// A bounded set of sessions, opened when needed.
 pub(super) struct Sessions {
-    connect: PgConnectOptions,
+    opener: Opener,
+    doubts: Arc<Doubts>,
     permits: Semaphore,
     permits_max: u32,
     idle: Mutex<Vec<Session>>,
     closed: AtomicBool,
+    access: Access,
     connect_timeout: Duration,
     acquire_timeout: Duration,
     answer_deadline: Duration,
+    age_max: Duration,
 }
 
 struct Session {
     connection: PgConnection,
     identity: WriterSession,
+    mark: Mark,
+    opened_at: Instant,
+    lifetime: Duration,
     used_at: Instant,
 }
 
@@ -84,17 +93,20 @@ pub(super) enum Leaves {
 }
 
 impl Sessions {
-    pub(super) fn new(connect: PgConnectOptions, settings: &StoreSettings) -> Self {
+    pub(super) fn new(opener: Opener, doubts: Arc<Doubts>, settings: &StoreSettings) -> Self {
         let permits = usize::try_from(settings.writer_connections).unwrap_or(1);
         Self {
-            connect,
+            opener,
+            doubts,
             permits: Semaphore::new(permits),
             permits_max: settings.writer_connections,
             idle: Mutex::new(Vec::with_capacity(permits)),
             closed: AtomicBool::new(false),
+            access: settings.access,
             connect_timeout: settings.connect_timeout,
             acquire_timeout: settings.acquire_timeout,
             answer_deadline: answer_deadline(settings),
+            age_max: settings.session_age_max,
         }
     }
 
@@ -112,7 +124,7 @@ impl Sessions {
         if self.closed.load(Ordering::Acquire) {
             return Err(Failure::Closed);
         }
-        let permit = timeout(self.acquire_timeout, self.permits.acquire())
+        let permit = within(self.acquire_timeout, self.permits.acquire())
             .await
             .map_err(|_| Failure::Unavailable(Cause::PoolTimeout))?
             .map_err(|_| Failure::Closed)?;
@@ -128,31 +140,56 @@ impl Sessions {
         })
     }
 
-    /// An idle session that works; those that do not are closed.
+    /// An idle session that is fit; those that are not are closed.
     async fn idle_session(&self) -> Option<Session> {
         while let Some(mut session) = self.take_idle() {
-            if session.used_at.elapsed() < IDLE_UNTRIED_MAX {
+            if session.opened_at.elapsed() >= session.lifetime
+                || self.doubts.closes_session(session.mark)
+            {
+                continue;
+            }
+            if session.used_at.elapsed() < IDLE_UNTRIED_MAX
+                && !self.doubts.asks_for_proof(session.mark)
+            {
                 return Some(session);
             }
-            let answer = timeout(self.answer_deadline, session.connection.ping()).await;
-            if matches!(answer, Ok(Ok(()))) {
-                return Some(session);
+            let mark = self.doubts.mark();
+            match self.opener.standard().prove(&mut session.connection).await {
+                Ok(_) => {
+                    session.mark = mark;
+                    return Some(session);
+                }
+                // What hangs once hangs again: one deadline is enough.
+                Err(OpenError::Unreachable(Cause::Deadline)) => self.close_idle(),
+                Err(_) => {}
             }
         }
         None
+    }
+
+    fn close_idle(&self) {
+        if let Ok(mut idle) = self.idle.lock() {
+            idle.clear();
+        }
     }
 
     fn take_idle(&self) -> Option<Session> {
         self.idle.lock().ok()?.pop()
     }
 
-    /// A connection outside the set, with the same settings.
+    /// A connection outside the set, with the same settings and the same proof.
     pub(super) async fn open_connection(&self) -> Result<PgConnection, OpenError> {
-        connection::open(&self.connect, self.connect_timeout).await
+        self.opener.open().await
     }
 
     async fn open(&self) -> Result<Session, OpenError> {
-        let mut connection = self.open_connection().await?;
+        let mark = self.doubts.mark();
+        let mut connection = self.open_connection().await.inspect_err(|error| {
+            // The connections of reads may lead to the same server.
+            if matches!(error, OpenError::ReadOnly { .. }) {
+                self.doubts.demoted(mark);
+            }
+        })?;
         let preparing = async {
             let session = sqlx::query(SELECT_SESSION)
                 .fetch_one(&mut connection)
@@ -171,14 +208,18 @@ impl Sessions {
                 Err(error) => Err(error),
             }
         };
-        let identity = timeout(self.connect_timeout, preparing)
+        let identity = within(self.connect_timeout, preparing)
             .await
             .map_err(|_| OpenError::Unreachable(Cause::Deadline))?
             .map_err(|error| open_error(&error))?;
+        let opened_at = now();
         Ok(Session {
             connection,
             identity,
-            used_at: Instant::now(),
+            mark,
+            opened_at,
+            lifetime: lifetime(self.age_max),
+            used_at: opened_at,
         })
     }
 
@@ -190,7 +231,7 @@ impl Sessions {
             self.permits.close();
         }
         while let Some(session) = self.take_idle() {
-            let closing = timeout(self.answer_deadline, session.connection.close());
+            let closing = within(self.answer_deadline, session.connection.close());
             if !matches!(closing.await, Ok(Ok(()))) {
                 tracing::debug!("a session did not end with a farewell");
             }
@@ -229,10 +270,10 @@ impl Lease<'_> {
         Ok(&mut session.connection)
     }
 
-    /// Notes how a call ended. A session that was lost is closed at once.
-    pub(super) fn end<T>(
+    /// Notes how a call ended. A session that was lost or is unfit is closed at once.
+    pub(super) fn end<T, E>(
         &mut self,
-        answer: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
+        answer: Result<Result<T, sqlx::Error>, E>,
         leaves: Leaves,
     ) -> Result<T, Failure> {
         let failure = match answer {
@@ -244,11 +285,34 @@ impl Lease<'_> {
             Err(_) => Failure::Lost(Cause::Deadline),
         };
         match failure {
-            Failure::Lost(_) => self.session = None,
+            // No session of a store that may not write is fitter than this one.
+            Failure::Unfit(cause) if self.sessions.access == Access::ReadOnly => {
+                self.discard();
+                return Err(Failure::Misconfigured(cause));
+            }
+            Failure::Unfit(ref cause) => {
+                self.doubt(|doubts, mark| {
+                    doubts.unfit(mark);
+                    if is_read_only(cause) {
+                        doubts.demoted(mark);
+                    }
+                });
+                self.discard();
+            }
+            Failure::Lost(_) => {
+                self.doubt(Doubts::lost);
+                self.discard();
+            }
             // The server answered with an error: the call is over. A transaction it was in is still open.
             _ => self.state = leaves.into(),
         }
         Err(failure)
+    }
+
+    fn doubt(&self, raise: impl FnOnce(&Doubts, Mark)) {
+        if let Some(session) = &self.session {
+            raise(&self.sessions.doubts, session.mark);
+        }
     }
 }
 
@@ -268,7 +332,7 @@ impl Drop for Lease<'_> {
         }
         if let (Some(mut session), Ok(mut idle)) = (self.session.take(), self.sessions.idle.lock())
         {
-            session.used_at = Instant::now();
+            session.used_at = now();
             idle.push(session);
         }
     }

@@ -1,0 +1,103 @@
+//! Deadlines of database calls, in real time.
+//!
+//! **Problem.** A test may pause tokio's clock. A paused clock jumps to the next timer as soon as every task waits, and a
+//! call that waits for a server waits like any other: its deadline would pass within a millisecond.
+//!
+//! **How.** When a timer fires, the machine's clock decides whether the deadline has passed. If the two clocks disagree,
+//! the rest is waited in short naps on a thread: while one runs, tokio's clock stands still. The first timer is
+//! short, so that a paused clock moves by little per call.
+//!
+//! **Not here.** Times that belong to a test: those of live feeds and of the runtime, which follow tokio's clock or their own.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+/// When the two clocks are compared first. Most calls end before; the others set one more timer.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
+/// How long a nap lasts: short beside the deadline of any call, long beside the cost of a nap.
+const NAP: Duration = Duration::from_millis(2);
+
+/// The deadline passed before the call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Elapsed;
+
+/// The reading of the machine's clock.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "deadlines and ages of database connections are real: a server does not wait for a test's clock"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The output of a future that is ready within this time.
+pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+    let began = now();
+    let mut future = pin!(future);
+    let first = limit.min(FIRST_LOOK);
+    if let Ok(output) = timeout(first, future.as_mut()).await {
+        return Ok(output);
+    }
+    let mut follows_the_machine = began.elapsed() >= first;
+    loop {
+        let left = limit.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Err(Elapsed);
+        }
+        if follows_the_machine {
+            if let Ok(output) = timeout(left, future.as_mut()).await {
+                return Ok(output);
+            }
+            follows_the_machine = began.elapsed() >= limit;
+        } else {
+            let nap = left.min(NAP);
+            let nap = spawn_blocking(move || std::thread::sleep(nap));
+            if let Either::Left((output, _)) = select(future.as_mut(), nap).await {
+                return Ok(output);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_never_ends_is_given_up_after_its_deadline() {
+        for limit in [Duration::from_millis(3), Duration::from_millis(40)] {
+            let began = now();
+            let given_up = within(limit, std::future::pending::<()>()).await;
+            assert_eq!(given_up, Err(Elapsed));
+            assert!(began.elapsed() >= limit);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_clock_brings_no_deadline_forward_and_hardly_moves() {
+        let began = now();
+        let before = tokio::time::Instant::now();
+        let limit = Duration::from_millis(200);
+        let given_up = within(limit, std::future::pending::<()>()).await;
+        assert_eq!(given_up, Err(Elapsed));
+        assert!(began.elapsed() >= limit);
+        assert!(before.elapsed() < limit, "{:?}", before.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_takes_real_time_ends_under_a_paused_clock() {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let server = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(60));
+            answer.send("answer")
+        });
+        let answer = within(Duration::from_mins(1), answered).await;
+        assert_eq!(answer, Ok(Ok("answer")));
+        assert!(matches!(server.join(), Ok(Ok(()))));
+    }
+}
