@@ -19,7 +19,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::changes::{ChangesPage, ChangesQuery};
-use crate::connect::{ConnectOptions, StoreSettings};
+use crate::connect::{Access, AskedServer, ConnectOptions, PostgresTarget, StoreSettings, Target};
 use crate::error::StoreError;
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
@@ -27,16 +27,20 @@ use crate::store::{
     DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
+mod certificates;
 mod connection;
 mod durable_state;
 mod error;
 mod fence;
+mod identity;
 mod pool;
 mod schema;
 mod session;
+mod table;
 
 pub(crate) use schema::migrate;
 
+use connection::answer_deadline;
 use pool::Pool;
 use session::Sessions;
 
@@ -74,6 +78,7 @@ impl PostgresStore {
         let connect = connection::connect_options(options)?;
         let pool = connection::pool(options, connect.clone());
         let store = Self::checked(Pool::owned(pool), connect, options.settings.clone()).await?;
+        store.check_asked_server(options).await?;
         Ok(store)
     }
 
@@ -108,6 +113,35 @@ impl PostgresStore {
             settings,
             signal: WriteSignal::default(),
         })
+    }
+
+    /// Refuses a server of another kind than `target_session_attrs` asks for. A store that writes has a primary already,
+    /// and a store that reads cannot write anywhere.
+    async fn check_asked_server(&self, options: &ConnectOptions) -> Result<(), OpenError> {
+        let Target::Postgres(PostgresTarget { asked, .. }) = options.target() else {
+            return Ok(());
+        };
+        let asked = match (self.settings.access, asked.server) {
+            (Access::ReadWrite, AskedServer::ReadOnly | AskedServer::Standby) => {
+                return Err(OpenError::InvalidOption {
+                    option: "target_session_attrs",
+                    problem: "a store that writes needs the primary; use read-write or any",
+                });
+            }
+            (Access::ReadOnly, AskedServer::Primary) => "primary",
+            (Access::ReadOnly, AskedServer::Standby) => "standby",
+            _ => return Ok(()),
+        };
+        let in_recovery = sqlx::query_scalar(schema::SELECT_IN_RECOVERY).fetch_one(self.pool());
+        let found = match schema::within(answer_deadline(&self.settings), in_recovery).await? {
+            true => "standby",
+            false => "primary",
+        };
+        if asked == found {
+            Ok(())
+        } else {
+            Err(OpenError::OtherServer { asked, found })
+        }
     }
 
     /// The pool that serves the reads; it may serve other readers too.
@@ -237,12 +271,15 @@ mod tests {
             SELECT_LOCKED,
             fence::SELECT_START,
             fence::TERMINATE,
-            session::SELECT_SESSION,
+            identity::SELECT_SESSION,
+            identity::SELECT_PROCESS_ID,
             session::SET_CLIENT_CHECK,
             schema::SELECT_SERVER,
-            schema::SELECT_COLUMNS,
-            schema::SELECT_UNIQUE_INDEXES,
-            schema::SELECT_PRIVILEGE,
+            schema::SELECT_IN_RECOVERY,
+            table::SELECT_TABLE,
+            table::SELECT_COLUMNS,
+            table::SELECT_UNIQUE_INDEXES,
+            table::SELECT_PRIVILEGE,
         ] {
             session
                 .prepare(statement)
