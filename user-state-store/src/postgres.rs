@@ -270,6 +270,7 @@ mod tests {
             SELECT_OTHER_ROWS,
             SELECT_LOCKED,
             fence::SELECT_START,
+            fence::SELECT_LISTED,
             fence::TERMINATE,
             identity::SELECT_SESSION,
             identity::SELECT_PROCESS_ID,

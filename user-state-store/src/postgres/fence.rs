@@ -22,6 +22,13 @@ SELECT backend_start
 FROM pg_stat_get_activity($1)
 WHERE pid = $1";
 
+/// Whether there is a process with this id; every role may ask that.
+pub(super) const SELECT_LISTED: &str = "\
+SELECT EXISTS (
+  SELECT FROM pg_stat_get_backend_idset() AS backend (id)
+  WHERE pg_stat_get_backend_pid(backend.id) = $1
+)";
+
 /// Ends the process with this id and this start time.
 pub(super) const TERMINATE: &str = "\
 SELECT pg_terminate_backend(pid)
@@ -61,6 +68,9 @@ pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence
 
 async fn end(connection: &mut PgConnection, session: &WriterSession) -> Result<Fence, sqlx::Error> {
     shown(connection.execute(SET_LOGIN_ROLE).await)?;
+    let Some(expected) = session.started_at_micros else {
+        return wait(connection, session.process_id).await;
+    };
     let mut ended = false;
     loop {
         let listed = sqlx::query(SELECT_START)
@@ -70,25 +80,37 @@ async fn end(connection: &mut PgConnection, session: &WriterSession) -> Result<F
         let Some(listed) = listed else {
             return Ok(Fence::Closed);
         };
-        if let Some(expected) = session.started_at_micros {
-            // Another user's process: its start time is hidden, so it cannot be told apart.
-            let Some(started) = listed.try_get::<Option<Micros>, _>(0)? else {
-                return Ok(Fence::Open);
-            };
-            if started.since_1970() != expected {
-                return Ok(Fence::Closed);
-            }
-            if !ended {
-                // Where it may not be ended, it ends by itself when its statement does.
-                shown(
-                    sqlx::query(TERMINATE)
-                        .bind(session.process_id)
-                        .bind(started)
-                        .execute(&mut *connection)
-                        .await,
-                )?;
-                ended = true;
-            }
+        // Another user's process: its start time is hidden, so it cannot be told apart.
+        let Some(started) = listed.try_get::<Option<Micros>, _>(0)? else {
+            return Ok(Fence::Open);
+        };
+        if started.since_1970() != expected {
+            return Ok(Fence::Closed);
+        }
+        if !ended {
+            // A process that may not be ended ends by itself, some time after its client is gone.
+            shown(
+                sqlx::query(TERMINATE)
+                    .bind(session.process_id)
+                    .bind(started)
+                    .execute(&mut *connection)
+                    .await,
+            )?;
+            ended = true;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Waits until no process has this id. To end the one that has it could end somebody else's work.
+async fn wait(connection: &mut PgConnection, process_id: i32) -> Result<Fence, sqlx::Error> {
+    loop {
+        let listed: bool = sqlx::query_scalar(SELECT_LISTED)
+            .bind(process_id)
+            .fetch_one(&mut *connection)
+            .await?;
+        if !listed {
+            return Ok(Fence::Closed);
         }
         sleep(LOOK_INTERVAL).await;
     }
