@@ -9,11 +9,19 @@ use crate::open_error::OpenError;
 use crate::store::DurableStateStore;
 
 mod options;
+mod parameters;
 mod target;
 
+#[cfg(feature = "postgres")]
+pub(crate) use options::TLS_MODES;
 pub use options::{
-    Access, ConnectOptions, Durability, PayloadColumn, RemoteTls, StoreSettings, TlsMode,
+    Access, ConnectOptions, Durability, PayloadColumn, RemoteTls, RowSecurity, StoreSettings,
+    TlsMode,
 };
+#[cfg(feature = "postgres")]
+pub(crate) use parameters::AskedServer;
+#[cfg(feature = "postgres")]
+pub(crate) use target::PostgresTarget;
 pub(crate) use target::Target;
 
 /// Opens the store that the options name.

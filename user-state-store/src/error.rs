@@ -104,6 +104,9 @@ pub enum Cause {
     /// TLS could not be set up.
     #[error("the TLS session could not be set up")]
     Tls,
+    /// The file of the store was removed, emptied or replaced while it was open. Open the store again.
+    #[error("the database file was removed or replaced while it was open; open the store again")]
+    FileReplaced,
     /// The server did not speak the protocol as expected.
     #[error("the server broke the protocol")]
     Protocol,

@@ -132,8 +132,8 @@ pub use changes::{
 };
 pub use chrono_tz::Tz;
 pub use connect::{
-    Access, ConnectOptions, Durability, PayloadColumn, RemoteTls, StoreSettings, TlsMode, connect,
-    migrate,
+    Access, ConnectOptions, Durability, PayloadColumn, RemoteTls, RowSecurity, StoreSettings,
+    TlsMode, connect, migrate,
 };
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
 pub use event_store::{DurableStateContext, DurableStateEventStore, NoEventHistory};

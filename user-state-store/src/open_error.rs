@@ -30,7 +30,7 @@ pub enum OpenError {
         scheme: Box<str>,
     },
     /// The crate was built without this backend.
-    #[error("this program was built without the {backend} feature")]
+    #[error("this program was built without the {backend} feature; enable it")]
     BackendNotEnabled {
         /// The feature to enable.
         backend: &'static str,
@@ -45,13 +45,19 @@ pub enum OpenError {
     },
     /// The connection would leave this machine without proof of who answers. Use `sslmode=verify-full`, or
     /// allow it with [`crate::RemoteTls::AsConfigured`].
-    #[error("off loopback only sslmode verify-full is allowed, the url asks for {asked}")]
+    #[error(
+        "off loopback only sslmode verify-full is allowed, not {asked}; use verify-full, or allow less by RemoteTls::AsConfigured"
+    )]
     InsecureTls {
         /// The TLS mode asked for.
         asked: &'static str,
     },
-    /// The TLS session was refused, by this side (certificate) or by the server (no TLS).
-    #[error("the TLS session was refused: no trusted certificate for this host, or no TLS there")]
+    /// The TLS session was refused: by this side if the server's certificate is not trusted or names another host, or if
+    /// `sslkey` does not belong to `sslcert`; by the server if it has no TLS. Name the server's authority by `sslrootcert`,
+    /// and the server as its certificate does.
+    #[error(
+        "the TLS session was refused: no trusted certificate for this host, or no TLS there; check sslrootcert and the host"
+    )]
     TlsRefused,
     /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened or is locked.
     #[error("the database cannot be reached")]
@@ -76,23 +82,27 @@ pub enum OpenError {
         cause: Cause,
     },
     /// The server does not accept this user and password.
-    #[error("the database refused the user or its password")]
+    #[error(
+        "the database refused the user or its password; correct them, or the server's pg_hba.conf"
+    )]
     AuthenticationFailed(#[source] DatabaseError),
     /// The server has no database of this name; for SQLite, there is no such file.
-    #[error("there is no such database")]
+    #[error("there is no such database; create it, or correct its name")]
     DatabaseMissing,
     /// The directory of the SQLite file does not exist.
-    #[error("the directory of the database file does not exist")]
+    #[error("the directory of the database file does not exist; make it, or correct the path")]
     DirectoryMissing,
     /// A SQLite database in memory, which would not be durable.
     #[error("a store needs a file: a sqlite database in memory is not durable")]
     InMemory,
     /// The file is no SQLite database, or a damaged one.
-    #[error("the file is not a sqlite database, or is damaged")]
+    #[error(
+        "the file is not a sqlite database, or is damaged; correct the path, or restore the file"
+    )]
     NotADatabase(#[source] Cause),
     /// The file system does not support SQLite's write-ahead log, which needs shared memory (network file
     /// systems mostly do not have it).
-    #[error("the file system does not support the write-ahead log")]
+    #[error("the file system does not support the write-ahead log; put the file on a local disk")]
     NoWriteAheadLog,
     /// The server is older than supported.
     #[error("the database server is version {found}, at least {minimum} is needed")]
@@ -102,8 +112,11 @@ pub enum OpenError {
         /// The oldest supported one.
         minimum: &'static str,
     },
-    /// The table is not there. Run the migrations.
-    #[error("table {table} is missing; run the migrations")]
+    /// The search path finds no such table. Run the migrations; if it is there, grant USAGE on its schema to this role, or
+    /// correct the search path.
+    #[error(
+        "table {table} is missing; run the migrations, or check the search path and USAGE on its schema"
+    )]
     TableMissing {
         /// The table.
         table: &'static str,
@@ -118,6 +131,14 @@ pub enum OpenError {
         expected: Box<str>,
         /// The schema in which it is found now.
         found: Box<str>,
+    },
+    /// Something else has the table's name. Rename it, and run the migrations.
+    #[error("{table} is {found}, not a table; rename it and run the migrations")]
+    NotATable {
+        /// The name.
+        table: &'static str,
+        /// What has it.
+        found: &'static str,
     },
     /// A column is not there or has another type.
     ///
@@ -138,7 +159,7 @@ pub enum OpenError {
         found: Box<str>,
     },
     /// The table has no unique index that keeps writers apart.
-    #[error("table {table} lacks its primary key ({columns})")]
+    #[error("table {table} lacks its primary key ({columns}); add it")]
     KeyMissing {
         /// The table.
         table: &'static str,
@@ -158,6 +179,37 @@ pub enum OpenError {
         privilege: &'static str,
         /// The table.
         table: &'static str,
+    },
+    /// Row-level security applies to this role: rows that its policies hide would read as never written. Use the table's
+    /// owner, a role with BYPASSRLS or a table without policies; or, if the policies show this role all rows of its users,
+    /// accept them by [`crate::RowSecurity::Accept`].
+    #[error(
+        "row-level security of {table} applies to this role, so rows could be hidden; disable it, give the role BYPASSRLS, or set row_security to Accept"
+    )]
+    RowSecurity {
+        /// The table.
+        table: &'static str,
+    },
+    /// A row like those of the store could not be written. It was tried at opening, in a transaction that was rolled back.
+    #[error("table {table} does not take the store's {operation}; {advice}")]
+    Unwritable {
+        /// The table.
+        table: &'static str,
+        /// The statement.
+        operation: &'static str,
+        /// What to do.
+        advice: &'static str,
+        /// What the server answered.
+        #[source]
+        reason: Cause,
+    },
+    /// The server is of another kind than `target_session_attrs` asks for. Correct one of them.
+    #[error("the url asks for a {asked} by target_session_attrs, and the server is a {found}")]
+    OtherServer {
+        /// The kind asked for.
+        asked: &'static str,
+        /// The kind that answered.
+        found: &'static str,
     },
     /// A commit would not survive a crash of the server. Allow it with [`crate::Durability::AllowRelaxed`].
     #[error("{setting} is {value}: commits would not survive a crash of the server")]

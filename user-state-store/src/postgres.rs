@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 
 use crate::changes::{ChangesPage, ChangesQuery};
-use crate::connect::{ConnectOptions, StoreSettings};
+use crate::connect::{Access, AskedServer, ConnectOptions, PostgresTarget, StoreSettings, Target};
 use crate::error::StoreError;
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
@@ -26,20 +26,23 @@ use crate::store::{
     DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
+mod certificates;
 mod connection;
 mod doubt;
 mod durable_state;
 mod error;
 mod fence;
+mod identity;
 mod pool;
 mod proof;
 mod schema;
 mod session;
 mod setting;
+mod table;
 
 pub(crate) use schema::migrate;
 
-use connection::Route;
+use connection::{Route, answer_deadline};
 use pool::Pool;
 use schema::Checked;
 use session::Sessions;
@@ -81,7 +84,9 @@ impl PostgresStore {
         let reading = route.reading(&settings).in_schema(checked.schema.clone());
         let pool = connection::pool(options, &reading);
         let reads = Pool::owned(pool, reading, &settings);
-        Self::checked(reads, &route, checked, settings).await
+        let store = Self::checked(reads, &route, checked, settings).await?;
+        store.check_asked_server(options).await?;
+        Ok(store)
     }
 
     /// Uses the caller's pool for reads, and its connect options for the store's own writing sessions.
@@ -120,6 +125,35 @@ impl PostgresStore {
             settings,
             signal: WriteSignal::default(),
         })
+    }
+
+    /// Refuses a server of another kind than `target_session_attrs` asks for. A store that writes has a primary already,
+    /// and a store that reads cannot write anywhere.
+    async fn check_asked_server(&self, options: &ConnectOptions) -> Result<(), OpenError> {
+        let Target::Postgres(PostgresTarget { asked, .. }) = options.target() else {
+            return Ok(());
+        };
+        let asked = match (self.settings.access, asked.server) {
+            (Access::ReadWrite, AskedServer::ReadOnly | AskedServer::Standby) => {
+                return Err(OpenError::InvalidOption {
+                    option: "target_session_attrs",
+                    problem: "a store that writes needs the primary; use read-write or any",
+                });
+            }
+            (Access::ReadOnly, AskedServer::Primary) => "primary",
+            (Access::ReadOnly, AskedServer::Standby) => "standby",
+            _ => return Ok(()),
+        };
+        let in_recovery = sqlx::query_scalar(schema::SELECT_IN_RECOVERY).fetch_one(self.pool());
+        let found = match schema::within(answer_deadline(&self.settings), in_recovery).await? {
+            true => "standby",
+            false => "primary",
+        };
+        if asked == found {
+            Ok(())
+        } else {
+            Err(OpenError::OtherServer { asked, found })
+        }
     }
 
     /// The pool that serves the reads; it may serve other readers too.
@@ -247,16 +281,20 @@ mod tests {
             SELECT_OTHER_ROWS,
             SELECT_LOCKED,
             fence::SELECT_START,
+            fence::SELECT_LISTED,
             fence::TERMINATE,
-            session::SELECT_SESSION,
+            identity::SELECT_SESSION,
+            identity::SELECT_PROCESS_ID,
             session::SET_CLIENT_CHECK,
             proof::SET_SETTINGS,
             proof::SET_SYNCHRONOUS_COMMIT,
             proof::SELECT_PROOF,
             pool::MARKER,
-            schema::SELECT_COLUMNS,
-            schema::SELECT_UNIQUE_INDEXES,
-            schema::SELECT_PRIVILEGE,
+            schema::SELECT_IN_RECOVERY,
+            table::SELECT_TABLE,
+            table::SELECT_COLUMNS,
+            table::SELECT_UNIQUE_INDEXES,
+            table::SELECT_PRIVILEGE,
         ] {
             session
                 .prepare(statement)

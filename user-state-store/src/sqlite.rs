@@ -6,13 +6,15 @@
 //! writes, several read; a reader never waits for the writer.
 //!
 //! **Guarantees.** Those of [`DurableStateStore`]. `synchronous=FULL`: a write that was reported applied survives a crash
-//! of the process and of the machine.
+//! of the process and of the machine. A file that is removed or replaced while it is open is noticed at the next call: the
+//! store then refuses everything until it is opened again, and never makes a new file by itself.
 //!
 //! **Not here.** Several machines on one file: the write-ahead log needs shared memory, so the file has to be on
 //! a local disk. Several processes on one machine are fine.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -33,10 +35,12 @@ mod connection;
 mod durable_state;
 mod error;
 mod schema;
+mod watch;
 
 use connection::{Lane, READERS};
 use error::{Kind, kind, on_open};
 use schema::Refusal;
+use watch::Watch;
 
 /// How long an open waits before it tries a locked file again.
 const OPEN_RETRY: Duration = Duration::from_millis(10);
@@ -80,7 +84,7 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 /// ```
 #[derive(Debug)]
 pub struct Store {
-    path: PathBuf,
+    watch: Arc<Watch>,
     access: Access,
     payload_bytes_max: usize,
     writer: Lane,
@@ -118,13 +122,13 @@ impl Store {
                 problem: "sqlite keeps payloads as bytes; leave it at bytea",
             });
         }
-        let path = connection::absolute(path)?;
+        let watch = Watch::on(&connection::absolute(path)?);
         let store = Self {
             access: settings.access,
             payload_bytes_max: settings.payload_bytes_max,
-            writer: Lane::for_writing(&path, settings),
-            readers: Lane::for_reading(&path, settings, readers),
-            path,
+            writer: Lane::for_writing(&watch, settings),
+            readers: Lane::for_reading(&watch, settings, readers),
+            watch,
             signal: WriteSignal::default(),
         };
         let deadline = store.writer.deadline();
@@ -138,7 +142,7 @@ impl Store {
             // Switching a new file to the write-ahead log does not wait for a lock, so two processes that open it at once
             // can get in each other's way.
             if kind(&error) != Kind::Busy || Instant::now() >= deadline {
-                return Err(on_open(&error, &store.path, store.access));
+                return Err(on_open(&error, store.path(), store.access));
             }
             sleep(OPEN_RETRY).await;
         }
@@ -146,7 +150,7 @@ impl Store {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.watch.path()
     }
 
     async fn prepare(&self) -> Result<(), Refusal> {
@@ -160,7 +164,8 @@ impl Store {
             Access::ReadWrite => lane.keep(connection),
             Access::ReadOnly => connection.close().await?,
         }
-        Ok(())
+        let begun = self.watch.begin();
+        begun.map_err(|error| Refusal::Unfit(OpenError::Unreachable(Cause::Io(error.kind()))))
     }
 }
 

@@ -221,8 +221,9 @@ pub struct UnknownOutcome {
 pub struct WriterSession {
     /// The process id of the session's server process.
     pub process_id: i32,
-    /// When that process started, in microseconds since 1970 by the server's clock: process ids are reused.
-    pub started_at_micros: i64,
+    /// When that process started, in microseconds since 1970 by the server's clock: process ids are reused. `None` if the
+    /// server does not show it to this role; then the session is gone only when no process has the id.
+    pub started_at_micros: Option<i64>,
 }
 
 /// Whether an old session is out of the way.

@@ -361,7 +361,7 @@ async fn a_fence_never_ends_a_session_that_has_the_same_process_id_only() -> Out
         .await?;
     let older = WriterSession {
         process_id,
-        started_at_micros: 1,
+        started_at_micros: Some(1),
     };
     assert_eq!(scene.store.fence(&older).await, Fence::Closed);
     scene.blocker.execute("COMMIT").await?;
@@ -380,7 +380,7 @@ async fn a_fence_without_a_way_to_the_server_stays_open() -> Outcome {
     drop(proxy);
     let session = WriterSession {
         process_id: 1,
-        started_at_micros: 1,
+        started_at_micros: Some(1),
     };
     assert_eq!(store.fence(&session).await, Fence::Open);
     drop(database);

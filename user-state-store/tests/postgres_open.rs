@@ -7,11 +7,12 @@
 mod support;
 
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor as _, Row as _};
-use support::{Database, Outcome, load, put, write};
+use support::{Database, Outcome, User, load, put, write};
 use user_state_store::{
     Access, ConnectOptions, Durability, DurableStateStore as _, OpenError, PostgresStore,
     StoreError, StoreSettings, WriteOutcome, connect, migrate,
@@ -20,38 +21,6 @@ use user_state_store::{
 async fn refusal(url: &str) -> Result<OpenError, Box<dyn std::error::Error>> {
     let options = ConnectOptions::parse(url)?;
     connect(&options).await.err().ok_or("it opened".into())
-}
-
-/// A user for one test, dropped with it.
-struct User {
-    name: String,
-    server: Database,
-}
-
-impl User {
-    async fn new(database: Database) -> Result<Self, sqlx::Error> {
-        let name = database
-            .name()
-            .replace("user_state_test", "user_state_user");
-        database
-            .execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'its-password'"))
-            .await?;
-        Ok(Self {
-            name,
-            server: database,
-        })
-    }
-
-    fn url(&self) -> String {
-        self.server.url_as(&self.name, "its-password")
-    }
-
-    async fn drop(self) -> Result<(), sqlx::Error> {
-        let name = &self.name;
-        self.server
-            .execute(&format!("DROP OWNED BY {name}; DROP ROLE {name}"))
-            .await
-    }
 }
 
 #[tokio::test]
@@ -347,5 +316,172 @@ async fn a_callers_pool_serves_the_store_and_outlives_it() -> Outcome {
     store.close().await;
     assert_eq!(load(&store, "a").await, Err(StoreError::Closed));
     pool.execute("SELECT 1").await?;
+    Ok(())
+}
+
+/// Which case the child process plays.
+const CHILD: &str = "USER_STATE_TEST_CHILD_URL";
+
+/// Runs a test of this file again in a process with these variables, on this URL, and gives what it printed.
+fn child(
+    test: &str,
+    url: &str,
+    variables: &[(&str, &str)],
+) -> Result<String, Box<dyn std::error::Error>> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, url)
+        .envs(variables.iter().copied())
+        .output()?;
+    let printed = String::from_utf8(output.stdout)?;
+    let opened = printed
+        .lines()
+        .find_map(|line| line.strip_prefix("opened "))
+        .ok_or(format!("{printed} {:?}", output.stderr))?;
+    Ok(opened.to_owned())
+}
+
+#[tokio::test]
+async fn variables_of_libpq_count_where_the_url_says_nothing_and_wrong_ones_are_named() -> Outcome {
+    if let Ok(url) = std::env::var(CHILD) {
+        let opened = connect(&url.parse()?).await.map(drop);
+        println!("\nopened {opened:?}");
+        return Ok(());
+    }
+    let test = "variables_of_libpq_count_where_the_url_says_nothing_and_wrong_ones_are_named";
+    let database = Database::migrated().await?;
+    let plain = database.url();
+    let disabled = format!("{plain}?sslmode=disable");
+    for (url, variables, opened) in [
+        (plain, &[("PGSSLMODE", "disable")][..], "Ok(())"),
+        // The server has no TLS.
+        (plain, &[("PGSSLMODE", "verify-full")], "Err(TlsRefused)"),
+        (&disabled, &[("PGSSLMODE", "verify-full")], "Ok(())"),
+        (
+            plain,
+            &[("PGSSLMODE", "no-verify")],
+            "option: \"PGSSLMODE\"",
+        ),
+        (plain, &[("PGSSLMODE", "")], "Ok(())"),
+        (plain, &[("PGPORT", "nonsense")], "Ok(())"),
+        (
+            "postgres://u@localhost/d",
+            &[("PGPORT", "nonsense")],
+            "option: \"PGPORT\"",
+        ),
+        (
+            plain,
+            &[("PGSSLROOTCERT", "no-such-file")],
+            "option: \"PGSSLROOTCERT\"",
+        ),
+        (plain, &[("PGSSLROOTCERT", "system")], "Err(TlsRefused)"),
+        (
+            plain,
+            &[("PGSSLCERT", "no-such-file")],
+            "option: \"PGSSLCERT\"",
+        ),
+    ] {
+        let told = child(test, url, variables)?;
+        assert!(told.contains(opened), "{variables:?}: {told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn parameters_of_hosting_providers_open_a_store() -> Outcome {
+    let database = Database::migrated().await?;
+    for parameters in [
+        "channel_binding=prefer&connect_timeout=10&target_session_attrs=read-write",
+        "gssencmode=disable&keepalives_idle=30&sslnegotiation=postgres&application_name=a@b",
+        "options=-c%20lock_timeout%3D1s&client_encoding=UTF8&fallback_application_name=shop",
+    ] {
+        let url = format!("{}?{parameters}", database.url());
+        connect(&url.parse()?).await?.close().await;
+        let upper = url.replacen("postgres", "Postgres", 1);
+        connect(&upper.parse()?).await?.close().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_kind_of_server_that_a_url_asks_for_is_checked() -> Outcome {
+    let database = Database::migrated().await?;
+    for (attributes, access, accepted) in [
+        ("any", Access::ReadWrite, true),
+        ("primary", Access::ReadWrite, true),
+        ("prefer-standby", Access::ReadWrite, true),
+        ("read-only", Access::ReadWrite, false),
+        ("standby", Access::ReadWrite, false),
+        ("read-write", Access::ReadOnly, true),
+        ("read-only", Access::ReadOnly, true),
+        ("prefer-standby", Access::ReadOnly, true),
+        ("standby", Access::ReadOnly, false),
+    ] {
+        let url = format!("{}?target_session_attrs={attributes}", database.url());
+        let mut options = ConnectOptions::parse(&url)?;
+        options.settings.access = access;
+        let opened = connect(&options).await.map(drop);
+        assert_eq!(
+            opened.is_ok(),
+            accepted,
+            "{attributes} {access:?}: {opened:?}"
+        );
+        if let Err(refused) = opened {
+            assert!(
+                refused.to_string().contains("target_session_attrs"),
+                "{refused}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The SQL of the page on security, with roles and passwords of this test.
+fn statements_for_roles(suffix: &str) -> Vec<String> {
+    let page = include_str!("../../SECURITY.md");
+    let blocks = page.split("```sql\n").skip(1);
+    let blocks = blocks.filter_map(|rest| rest.split("```").next());
+    blocks
+        .map(|sql| sql.replace("user_state_", &format!("user_state_{suffix}_")))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_roles_of_the_page_on_security_migrate_write_and_read() -> Outcome {
+    let database = Database::empty().await?;
+    let suffix = database.name().replace("user_state_test_", "");
+    let role = |name: &str| format!("user_state_{suffix}_{name}");
+    let [roles, grants] = &statements_for_roles(&suffix)[..] else {
+        return Err("the page has other blocks".into());
+    };
+    database.execute(roles).await?;
+    for name in ["migrator", "runtime", "reader"] {
+        let password = format!("ALTER ROLE {} PASSWORD 'its-password'", role(name));
+        database.execute(&password).await?;
+    }
+    let url = |name: &str| database.url_as(&role(name), "its-password");
+    migrate(&url("migrator").parse()?).await?;
+    database.execute(grants).await?;
+
+    let store = connect(&url("runtime").parse()?).await?;
+    let outcomes = write(&*store, vec![put("a", 0, 1, b"x")]).await;
+    assert!(
+        matches!(outcomes[..], [WriteOutcome::Applied(_)]),
+        "{outcomes:?}"
+    );
+    store.close().await;
+    let mut options = ConnectOptions::parse(&url("reader"))?;
+    options.settings.access = Access::ReadOnly;
+    let store = connect(&options).await?;
+    assert!(load(&*store, "a").await?.is_some());
+    store.close().await;
+    // Its role is set at login, and it may not see its own processes by it.
+    connect(&url("migrator").parse()?).await?.close().await;
+
+    for name in ["owner", "migrator", "runtime", "reader"] {
+        let role = role(name);
+        let drop = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+        database.execute(&drop).await?;
+    }
     Ok(())
 }

@@ -14,8 +14,8 @@ use support::pooler::{Pooler, Unknown};
 use support::{Database, Outcome, load, put, write};
 use url::Url;
 use user_state_store::{
-    Access, Cause, ConnectOptions, DurableStateStore as _, OpenError, PostgresStore, StoreError,
-    StoreSettings, WriteOutcome, connect, migrate,
+    Access, Cause, ConnectOptions, OpenError, PostgresStore, StoreError, StoreSettings,
+    WriteOutcome, connect, migrate,
 };
 
 /// A database behind a pooler.

@@ -17,10 +17,10 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use support::pooler::{Pooler, Unknown};
 use support::{Database, Outcome, change, load, put, write};
+use throwaway_postgres::{PostgresServer, TestDatabase};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
-use user_state_runtime::testkit::{PostgresServer, TestDatabase};
 use user_state_store::{
     Cause, Change, ChangesQuery, ConnectOptions, DurableStateStore, OpenError, PersistenceId,
     PostgresStore, SliceRange, StoreError, StoreSettings, Write, WriteOutcome, connect, migrate,

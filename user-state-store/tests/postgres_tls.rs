@@ -200,3 +200,52 @@ async fn a_root_certificate_that_cannot_be_read_is_refused() -> Outcome {
     ));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_trusted_authority_is_not_enough_without_the_name_of_the_host() -> Outcome {
+    let database = Database::migrated().await?;
+    let trusted = Trusted::new()?;
+    for (host, accepted) in [("127.0.0.1", true), ("db.example", false)] {
+        let acceptor = certificate(&trusted.authority, host, 4000)?;
+        let front = Front::of(&database, Some(acceptor)).await?;
+        let mut options = options(&database, &front, &trusted)?;
+        options.tls_mode = Some(TlsMode::VerifyCa);
+        let opened = connect(&options).await.map(drop);
+        assert_eq!(opened.is_ok(), accepted, "{host}: {opened:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_of_the_url_that_cannot_be_used_is_named() -> Outcome {
+    let database = Database::migrated().await?;
+    let trusted = Trusted::new()?;
+    let directory = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| -> Result<String, std::io::Error> {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let good = trusted.root_certificate.display().to_string();
+    let key = KeyPair::generate()?.serialize_pem();
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let encrypted = file("encrypted.pem", &encrypted)?;
+    let garbage = file("garbage.pem", "no certificate")?;
+    for (parameters, named) in [
+        ("sslrootcert=/no/such/file".to_owned(), "sslrootcert"),
+        (format!("sslrootcert={garbage}"), "sslrootcert"),
+        (format!("sslcert={good}"), "sslcert"),
+        (format!("sslcert={good}&sslkey=/no/such/file"), "sslkey"),
+        (format!("sslcert={good}&sslkey={encrypted}"), "sslkey"),
+        (format!("sslcert={garbage}&sslkey={encrypted}"), "sslcert"),
+        ("sslrootcert=system&sslmode=require".to_owned(), "sslmode"),
+    ] {
+        let url = format!("{}?{parameters}", database.url());
+        let refused = connect(&url.parse()?).await.err();
+        assert!(
+            matches!(refused, Some(OpenError::InvalidOption { option, .. }) if option == named),
+            "{parameters}: {refused:?}"
+        );
+    }
+    Ok(())
+}

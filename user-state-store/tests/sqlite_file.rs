@@ -657,3 +657,189 @@ async fn fill(path: &Path) -> TestResult {
     }
     Err("the disk was never full".into())
 }
+
+/// What happens to the file of an open store.
+type Incident = fn(&Path) -> std::io::Result<()>;
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
+}
+
+/// Incidents after which another file, or none, is at the path.
+#[cfg(unix)]
+const GONE: [(&str, Incident); 5] = [
+    ("removed", |path| std::fs::remove_file(path)),
+    ("moved away", |path| {
+        std::fs::rename(path, beside(path, ".old"))
+    }),
+    ("replaced", |path| {
+        let copy = beside(path, ".copy");
+        std::fs::copy(path, &copy)?;
+        std::fs::rename(copy, path)
+    }),
+    ("directory moved away", |path| {
+        let directory = path.parent().unwrap_or(path);
+        std::fs::rename(directory, beside(directory, ".moved"))
+    }),
+    ("emptied", |path| std::fs::File::create(path).map(drop)),
+];
+
+/// A directory that an incident may move away.
+fn nested_path() -> TestResult<(TempDir, PathBuf)> {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("data").join("user-state.db");
+    std::fs::create_dir(directory.path().join("data"))?;
+    Ok((directory, path))
+}
+
+fn file_replaced() -> StoreError {
+    StoreError::Misconfigured(Cause::FileReplaced)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_is_gone_while_open_refuses_every_call_and_is_not_made_again() -> TestResult {
+    for (incident, act) in GONE {
+        let (_directory, path) = nested_path()?;
+        let store = open(&path).await?;
+        create(&store, &["before"]).await?;
+        let existed = std::fs::metadata(&path)?.len();
+        act(&path)?;
+        let left = path.exists();
+        for _ in 0..2 {
+            let outcomes = write(&store, vec![put("after", 0, b"{}".to_vec())?]).await?;
+            assert_eq!(
+                outcomes,
+                [WriteOutcome::NotApplied(file_replaced())],
+                "{incident}"
+            );
+            let ids = [PersistenceId::unique("before")?];
+            assert_eq!(store.load(&ids).await, Err(file_replaced()), "{incident}");
+        }
+        assert_eq!(path.exists(), left, "{incident}: no file is made");
+        store.close().await;
+        assert!(existed > 0);
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_write_into_a_file_that_goes_during_its_commit_is_unknown() -> TestResult {
+    for (incident, act) in GONE {
+        let (_directory, path) = nested_path()?;
+        let store = open(&path).await?;
+        create(&store, &["before"]).await?;
+        let mut other = plain(&path).await?;
+        other.execute("BEGIN IMMEDIATE").await?;
+        let waiting = write(&store, vec![put("user", 0, b"{}".to_vec())?]);
+        let release = async {
+            // By then the write is on its way.
+            is_stored(&store, "before").await?;
+            act(&path)?;
+            other.execute("ROLLBACK").await?;
+            TestResult::Ok(())
+        };
+        let (written, released) = join(waiting, release).await;
+        released?;
+        match written?.as_slice() {
+            [WriteOutcome::Unknown(unknown)] => {
+                assert_eq!(unknown.cause, Cause::FileReplaced, "{incident}");
+            }
+            // An emptied file can fail the statement itself.
+            [WriteOutcome::NotApplied(_)] if incident == "emptied" => {}
+            outcomes => return Err(format!("{incident}: {outcomes:?}").into()),
+        }
+        let outcomes = write(&store, vec![put("user", 0, b"{}".to_vec())?]).await?;
+        assert_eq!(
+            outcomes,
+            [WriteOutcome::NotApplied(file_replaced())],
+            "{incident}"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_commit_into_a_log_that_was_removed_is_unknown_and_the_last_one() -> TestResult {
+    for suffix in ["-wal", "-shm"] {
+        let (_directory, path) = new_path()?;
+        let store = open(&path).await?;
+        create(&store, &["before"]).await?;
+        std::fs::remove_file(beside(&path, suffix))?;
+        let outcomes = write(&store, vec![put("user", 0, b"{}".to_vec())?]).await?;
+        assert!(
+            matches!(&outcomes[..], [WriteOutcome::Unknown(unknown)] if unknown.cause == Cause::FileReplaced),
+            "{suffix}: {outcomes:?}"
+        );
+        let outcomes = write(&store, vec![put("user", 0, b"{}".to_vec())?]).await?;
+        assert_eq!(
+            outcomes,
+            [WriteOutcome::NotApplied(file_replaced())],
+            "{suffix}"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_that_lost_its_file_works_again_when_it_is_opened_again() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    create(&store, &["before"]).await?;
+    std::fs::rename(&path, beside(&path, ".old"))?;
+    let outcomes = write(&store, vec![put("during", 0, b"{}".to_vec())?]).await?;
+    assert_eq!(outcomes, [WriteOutcome::NotApplied(file_replaced())]);
+    std::fs::rename(beside(&path, ".old"), &path)?;
+    let outcomes = write(&store, vec![put("during", 0, b"{}".to_vec())?]).await?;
+    assert_eq!(
+        outcomes,
+        [WriteOutcome::NotApplied(file_replaced())],
+        "until it is opened again"
+    );
+    store.close().await;
+    let store = open(&path).await?;
+    assert!(is_stored(&store, "before").await?);
+    assert!(!is_stored(&store, "during").await?);
+    create(&store, &["during"]).await?;
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_that_reads_only_does_not_go_on_in_another_file() -> TestResult {
+    let (_directory, path) = new_path()?;
+    open(&path).await?.close().await;
+    let reader = SqliteStore::open(&path, &read_only()).await?;
+    assert!(!is_stored(&reader, "user").await?);
+    let copy = beside(&path, ".copy");
+    std::fs::copy(&path, &copy)?;
+    std::fs::rename(copy, &path)?;
+    let ids = [PersistenceId::unique("user")?];
+    assert_eq!(reader.load(&ids).await, Err(file_replaced()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_that_come_and_go_are_no_incident() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    for number in 0..20 {
+        // A future that is dropped closes its connection, and with the last one the log goes.
+        let batch = WriteBatch::new(vec![put(&format!("dropped-{number}"), 0, b"{}".to_vec())?])?;
+        let dropped = tokio::time::timeout(Duration::ZERO, store.write(&batch)).await;
+        drop(dropped);
+        let other = plain(&path).await?;
+        other.close().await?;
+        create(&store, &[&format!("user-{number}")]).await?;
+    }
+    let mut other = plain(&path).await?;
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+    other.execute("VACUUM").await?;
+    create(&store, &["after"]).await?;
+    Ok(())
+}

@@ -5,6 +5,7 @@
 //! count is worked out by hand for small inputs, and by a simple second implementation for the sample.
 
 mod child;
+mod compose;
 mod inspect;
 mod loadtest;
 mod replay;

@@ -350,7 +350,7 @@ impl Drop for HeldWrites {
 /// The session that injected losses claim to have had.
 const OWN_SESSION: WriterSession = WriterSession {
     process_id: -1,
-    started_at_micros: 0,
+    started_at_micros: Some(0),
 };
 
 /// Takes the next fault for this entity, or for whatever comes.

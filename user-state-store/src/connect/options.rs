@@ -15,6 +15,9 @@ const PAYLOAD_BYTES_CEILING: usize = 64 * 1024 * 1024;
 /// The most connections of a kind: beyond that a server runs out of processes, not of requests.
 const CONNECTIONS_CEILING: u32 = 1_000;
 
+/// What is wrong with an unknown TLS mode.
+pub(crate) const TLS_MODES: &str = "it must be disable, prefer, require, verify-ca or verify-full";
+
 /// Everything needed to open a store. Its `Debug` form shows no secret.
 ///
 /// ```
@@ -33,8 +36,8 @@ pub struct ConnectOptions {
     target: Target,
     /// The most connections for reads. Default 8.
     pub pool_connections_max: u32,
-    /// How TLS is used, before any `sslmode` of the URL. Default `None`: `prefer` on loopback and sockets,
-    /// `verify-full` elsewhere.
+    /// How TLS is used if neither the URL's `sslmode` nor the variable `PGSSLMODE` says it. Default `None`: `prefer` on
+    /// loopback and sockets, `verify-full` elsewhere.
     pub tls_mode: Option<TlsMode>,
     /// What is allowed where the server is not on this machine. Default [`RemoteTls::VerifyFull`].
     pub remote_tls: RemoteTls,
@@ -77,6 +80,8 @@ pub struct StoreSettings {
     pub access: Access,
     /// The type of column `state_payload`. Default [`PayloadColumn::Bytea`].
     pub payload_column: PayloadColumn,
+    /// Whether a table whose row-level security applies to this role is refused. Default [`RowSecurity::Refuse`].
+    pub row_security: RowSecurity,
 }
 
 /// How a connection is encrypted, as libpq's `sslmode`.
@@ -95,7 +100,8 @@ pub enum TlsMode {
     Prefer,
     /// TLS with whoever answers.
     Require,
-    /// TLS with a holder of a trusted certificate, whatever its name.
+    /// TLS with the holder of a trusted certificate. The driver checks the name too, so this accepts no server that
+    /// [`VerifyFull`](Self::VerifyFull) does not accept.
     VerifyCa,
     /// TLS with the holder of a trusted certificate for this host.
     VerifyFull,
@@ -143,6 +149,24 @@ pub enum Access {
     ReadOnly,
 }
 
+/// Whether a store opens on a PostgreSQL table whose row-level security applies to its role.
+///
+/// Rows that the policies hide read as never written, and no error says so. Superusers, roles with `BYPASSRLS` and the
+/// table's owner (without `FORCE ROW LEVEL SECURITY`) are exempt from policies. On a partitioned table the policies of the
+/// named table count, not those of its partitions.
+///
+/// ```
+/// assert_eq!(user_state_store::RowSecurity::default(), user_state_store::RowSecurity::Refuse);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RowSecurity {
+    /// It does not open.
+    #[default]
+    Refuse,
+    /// It opens: the policies show this role every row that it is to work on.
+    Accept,
+}
+
 /// The type of column `state_payload`, as Pekko 2.0's setting `payload-column-type`.
 ///
 /// [`crate::migrate`] makes the tables with this type, and a store does not open on a table that has another one.
@@ -181,20 +205,38 @@ pub enum PayloadColumn {
 impl ConnectOptions {
     /// The options of a URL, everything else at its default.
     ///
-    /// `postgres://user:password@host:port/database` (or `postgresql:`) with the parameters `sslmode`,
-    /// `sslrootcert`, `sslcert`, `sslkey`, `application_name`, `host` (a socket's directory), `port`, `user`,
-    /// `password`, `dbname` and `options`; or `sqlite:PATH`.
+    /// `postgres://user:password@host:port/database` (or `postgresql:`), or `sqlite:PATH`. Parameters of PostgreSQL are
+    /// libpq's:
+    /// - `application_name`, `fallback_application_name`, `host` (also a socket's directory), `port`, `user`, `password`,
+    ///   `dbname` and `options` mean what they mean there.
+    /// - `sslmode`, `sslrootcert` (`system` for the well-known authorities alone), `sslcert` and `sslkey`: unencrypted PEM
+    ///   files.
+    /// - `connect_timeout` sets [`StoreSettings::connect_timeout`], in seconds; 0 stands for the longest, an hour.
+    /// - `target_session_attrs` is checked at opening; a store that writes is refused on a standby in any case.
+    /// - What changes nothing here is accepted, `channel_binding=prefer` or `keepalives` for example. What cannot be
+    ///   honoured is refused by name, `channel_binding=require` for example.
+    ///
+    /// What the URL does not say is taken from `PGHOST`, `PGHOSTADDR`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGPASSFILE`,
+    /// `PGDATABASE`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY`, `PGAPPNAME` and `PGOPTIONS`, when the store is
+    /// opened. Other variables of libpq do not count.
     ///
     /// # Errors
-    /// [`OpenError::InvalidUrl`] and [`OpenError::UnknownScheme`].
+    /// [`OpenError::InvalidUrl`], [`OpenError::UnknownScheme`], and [`OpenError::InvalidOption`] for an unknown `sslmode`.
     pub fn parse(url: &str) -> Result<Self, OpenError> {
+        let target = Target::parse(url)?;
+        let mut settings = StoreSettings::default();
+        if let Target::Postgres(server) = &target
+            && let Some(connect_timeout) = server.asked.connect_timeout
+        {
+            settings.connect_timeout = connect_timeout;
+        }
         Ok(Self {
-            target: Target::parse(url)?,
+            target,
             pool_connections_max: 8,
             tls_mode: None,
             remote_tls: RemoteTls::default(),
             root_certificate: None,
-            settings: StoreSettings::default(),
+            settings,
         })
     }
 
@@ -258,6 +300,7 @@ impl Default for StoreSettings {
             durability: Durability::default(),
             access: Access::default(),
             payload_column: PayloadColumn::default(),
+            row_security: RowSecurity::default(),
         }
     }
 }
@@ -349,7 +392,7 @@ impl FromStr for TlsMode {
         .find(|mode| mode.as_str() == text)
         .ok_or(OpenError::InvalidOption {
             option: "sslmode",
-            problem: "it must be disable, prefer, require, verify-ca or verify-full",
+            problem: TLS_MODES,
         })
     }
 }

@@ -5,89 +5,99 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use crate::connect::parameters::{self, Asked};
 use crate::open_error::OpenError;
-
-/// The query parameters a PostgreSQL URL may have: those of libpq that mean the same here.
-///
-/// Others are refused by name. To pass an unknown one on would put its value into a driver's warning.
-const POSTGRES_PARAMETERS: [&str; 11] = [
-    "application_name",
-    "dbname",
-    "host",
-    "options",
-    "password",
-    "port",
-    "sslcert",
-    "sslkey",
-    "sslmode",
-    "sslrootcert",
-    "user",
-];
 
 /// Where the rows are.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// A PostgreSQL server. The URL holds the password.
-    Postgres(Url),
+    /// A PostgreSQL server.
+    Postgres(PostgresTarget),
     /// A SQLite file.
     Sqlite(PathBuf),
 }
 
+/// A PostgreSQL server.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PostgresTarget {
+    /// Its URL, with the parameters that the driver knows. It holds the password.
+    pub(crate) url: Url,
+    /// What the other parameters ask for.
+    pub(crate) asked: Asked,
+}
+
 impl Target {
-    /// The target of a URL.
+    /// The target of a URL. Schemes are known in any case, as the standard of URLs asks.
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            if path.is_empty() {
-                return Err(invalid("a path must follow sqlite:"));
-            }
-            if path.contains('?') {
-                return Err(invalid("sqlite: takes no parameters"));
-            }
-            return Ok(Self::Sqlite(path.into()));
+        if let Some((scheme, path)) = url.split_once(':')
+            && scheme.trim_start().eq_ignore_ascii_case("sqlite")
+        {
+            return sqlite(path);
         }
-        let url = Url::parse(url).map_err(|error| invalid(&error.to_string()))?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
+        let parsed = Url::parse(url).map_err(|error| match several_hosts(url) {
+            true => parameters::several_hosts(),
+            false => invalid(&error.to_string()),
+        })?;
+        if !matches!(parsed.scheme(), "postgres" | "postgresql") {
             return Err(OpenError::UnknownScheme {
-                scheme: url.scheme().into(),
+                scheme: parsed.scheme().into(),
             });
         }
-        if url.cannot_be_a_base() {
-            return Err(invalid("a host must follow postgres://"));
-        }
-        // A `?`, `#` or `/` in a password that is not encoded ends the authority, and the rest of the secret, with the `@`
-        // behind it, would pass for a path or a parameter.
-        let behind_authority = [Some(url.path()), url.query(), url.fragment()];
-        if behind_authority
-            .into_iter()
-            .flatten()
-            .any(|part| part.contains('@'))
-        {
-            return Err(invalid(
-                "an `@` behind the host; percent-encode the password",
-            ));
-        }
-        for (name, _) in url.query_pairs() {
-            if !POSTGRES_PARAMETERS.contains(&&*name) {
-                let shown = name
-                    .chars()
-                    .all(|letter| letter.is_ascii_lowercase() || letter == '_');
-                return Err(invalid(&if shown {
-                    format!("unknown parameter {name:?}")
-                } else {
-                    "a parameter whose name is not made of lower-case letters".to_owned()
-                }));
-            }
-        }
-        Ok(Self::Postgres(url))
+        postgres(url, parsed)
     }
+}
+
+fn sqlite(path: &str) -> Result<Target, OpenError> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() {
+        return Err(invalid("a path must follow sqlite:"));
+    }
+    if path.contains('?') {
+        return Err(invalid("sqlite: takes no parameters"));
+    }
+    Ok(Target::Sqlite(path.into()))
+}
+
+fn postgres(text: &str, mut url: Url) -> Result<Target, OpenError> {
+    if url.cannot_be_a_base() {
+        return Err(invalid("a host must follow postgres://"));
+    }
+    if several_hosts(text) {
+        return Err(parameters::several_hosts());
+    }
+    // A `?`, `#` or `/` in a password that is not encoded ends the authority, and the rest of the secret, with the `@` behind
+    // it, would pass for a path or a parameter. Only in the value of a known parameter an `@` has no such meaning.
+    if url.path().contains('@') {
+        return Err(invalid(
+            "an `@` behind the host; percent-encode the password, or the database's name",
+        ));
+    }
+    if url.fragment().is_some() {
+        return Err(invalid("a `#`; percent-encode it"));
+    }
+    let asked = parameters::take(&mut url)?;
+    Ok(Target::Postgres(PostgresTarget { url, asked }))
+}
+
+/// Whether the authority of the URL lists hosts, as libpq allows.
+fn several_hosts(url: &str) -> bool {
+    let authority = url
+        .split_once("://")
+        .map_or("", |(_, behind)| behind)
+        .split(['/', '?', '#'])
+        .next()
+        .unwrap_or_default();
+    authority
+        .rsplit('@')
+        .next()
+        .is_some_and(|hosts| hosts.contains(','))
 }
 
 /// Shows where the rows are, without user, password and parameters.
 impl fmt::Debug for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(url) => {
+            Self::Postgres(PostgresTarget { url, .. }) => {
                 let host = url.host_str().unwrap_or_default();
                 write!(formatter, "postgres://{host}")?;
                 if let Some(port) = url.port() {
@@ -132,8 +142,29 @@ mod tests {
     }
 
     #[test]
+    fn the_case_of_a_scheme_and_an_at_sign_in_a_parameter_have_no_meaning() {
+        assert_eq!(
+            Target::parse("SQLite:Users.db"),
+            Ok(Target::Sqlite("Users.db".into()))
+        );
+        for url in [
+            "Postgres://user:secret@host/database",
+            "POSTGRESQL://user:secret@host/database?application_name=a@b",
+            "postgres://host/database?application_name=a@b",
+            "postgres://user@server:secret@host/database?user=user@server",
+            "postgres://user:a,b@host/database?options=endpoint%3Dx",
+        ] {
+            assert!(
+                matches!(Target::parse(url), Ok(Target::Postgres(_))),
+                "{url}"
+            );
+        }
+    }
+
+    #[test]
     fn a_wrong_url_is_refused_without_its_secrets() {
         for url in [
+            "SQLITE:",
             "postgres:",
             "postgres://user:marker@host:port/database",
             "postgres://user:marker@/database?sslpassword=marker",
@@ -145,6 +176,10 @@ mod tests {
             "sqlite:",
             "sqlite://",
             "sqlite:users.db?key=marker",
+            "postgres://user:marker@one,two/database",
+            "postgres://user:marker@one:1,two:2/database",
+            "postgres://user:marker@/database?host=one,two",
+            "postgres://host/database#marker",
             "no url marker",
             "",
         ] {

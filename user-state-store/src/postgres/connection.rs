@@ -2,19 +2,22 @@
 //!
 //! No setting is sent at start-up, since poolers refuse or drop what they do not know; see [`super::proof`].
 
-use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 use url::Url;
 
-use crate::connect::{Access, ConnectOptions, RemoteTls, StoreSettings, Target, TlsMode};
+use crate::connect::{
+    Access, ConnectOptions, PostgresTarget, RemoteTls, StoreSettings, TLS_MODES, Target, TlsMode,
+};
 use crate::deadline::within;
 use crate::error::Cause;
 use crate::open_error::OpenError;
+use crate::postgres::certificates::{Files, Named};
 use crate::postgres::error::{Failure, open_error};
 use crate::postgres::proof::Standard;
 use crate::postgres::setting::{self, Setting};
@@ -60,7 +63,7 @@ pub(super) struct Opener {
 impl Route {
     /// To the server that the URL names.
     pub(super) fn of(options: &ConnectOptions) -> Result<Self, OpenError> {
-        let Target::Postgres(url) = options.target() else {
+        let Target::Postgres(PostgresTarget { url, .. }) = options.target() else {
             return Err(invalid("the scheme is not postgres"));
         };
         let mut route = Self::of_connect_options(connect_options(options)?)?;
@@ -186,15 +189,10 @@ const OPTIONS: &str = "options";
 ///
 /// sqlx logs statements (never bound values); that is switched off, since it would log one line per batch.
 fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenError> {
-    let Target::Postgres(url) = options.target() else {
+    let Target::Postgres(PostgresTarget { url, asked }) = options.target() else {
         return Err(invalid("the scheme is not postgres"));
     };
-    let asked = url
-        .query_pairs()
-        .find(|(name, _)| name == "sslmode")
-        .map(|(_, mode)| mode.parse::<TlsMode>())
-        .transpose()?
-        .or(options.tls_mode);
+    let environment = Environment::read(url)?;
     // The driver would connect to `[::1]` by that name, brackets included.
     let bracketed = url
         .host_str()
@@ -208,16 +206,19 @@ fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenErr
     if connect.get_application_name().is_none() {
         connect = connect.application_name("user-state");
     }
+    let mut tls = asked_tls(options, &environment)?;
+    let in_variable = |name| environment.root.as_deref() == Some(name);
+    if asked.system_roots || (parameter(url, "sslrootcert").is_none() && in_variable("system")) {
+        tls = Some(system_tls(tls)?);
+        connect = connect.ssl_root_cert_from_pem(Vec::new());
+    }
     if let Some(path) = &options.root_certificate {
-        if File::open(path).is_err() {
-            return Err(OpenError::InvalidOption {
-                option: "root_certificate",
-                problem: "the file cannot be read",
-            });
-        }
         connect = connect.ssl_root_cert(path);
     }
-    let mode = tls_mode(is_local(&connect), asked, options.remote_tls)?;
+    let mode = tls_mode(is_local(&connect), tls, options.remote_tls)?;
+    if !matches!(mode, PgSslMode::Disable) {
+        files(options, url, environment).check()?;
+    }
     Ok(connect.ssl_mode(mode))
 }
 
@@ -227,6 +228,95 @@ fn without_options(url: &Url) -> Url {
         .clear()
         .extend_pairs(url.query_pairs().filter(|(name, _)| name != OPTIONS));
     bare
+}
+
+/// What the environment says of a connection and the driver does not check.
+struct Environment {
+    tls_mode: Option<TlsMode>,
+    root: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+}
+
+impl Environment {
+    fn read(url: &Url) -> Result<Self, OpenError> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let tls_mode = variable("PGSSLMODE").map(|mode| mode.parse()).transpose();
+        // The driver would use the usual port instead.
+        let port = variable("PGPORT")
+            .map(|port| port.parse::<u16>())
+            .transpose();
+        if url.port().is_none() && parameter(url, "port").is_none() && port.is_err() {
+            return Err(OpenError::InvalidOption {
+                option: "PGPORT",
+                problem: "it must be a number",
+            });
+        }
+        Ok(Self {
+            tls_mode: tls_mode.map_err(|_| OpenError::InvalidOption {
+                option: "PGSSLMODE",
+                problem: TLS_MODES,
+            })?,
+            root: variable("PGSSLROOTCERT"),
+            certificate: variable("PGSSLCERT"),
+            key: variable("PGSSLKEY"),
+        })
+    }
+}
+
+/// The value that counts of a parameter: the last one, as for the driver.
+fn parameter(url: &Url, name: &str) -> Option<String> {
+    url.query_pairs()
+        .filter(|(found, _)| found == name)
+        .last()
+        .map(|(_, value)| value.into_owned())
+}
+
+/// The TLS mode that is asked for: by the URL, else by the environment, else by the options.
+fn asked_tls(
+    options: &ConnectOptions,
+    environment: &Environment,
+) -> Result<Option<TlsMode>, OpenError> {
+    let Target::Postgres(PostgresTarget { url, .. }) = options.target() else {
+        return Ok(None);
+    };
+    let of_url = parameter(url, "sslmode").map(|mode| mode.parse());
+    Ok(of_url
+        .transpose()?
+        .or(environment.tls_mode)
+        .or(options.tls_mode))
+}
+
+/// `sslrootcert=system` proves the name, as in libpq: of a public authority everybody gets a certificate.
+fn system_tls(asked: Option<TlsMode>) -> Result<TlsMode, OpenError> {
+    match asked {
+        None | Some(TlsMode::VerifyFull) => Ok(TlsMode::VerifyFull),
+        Some(_) => Err(OpenError::InvalidOption {
+            option: "sslmode",
+            problem: "with sslrootcert=system it must be verify-full",
+        }),
+    }
+}
+
+/// The files that TLS needs.
+fn files(options: &ConnectOptions, url: &Url, environment: Environment) -> Files {
+    let named = |option, name, of_variable: Option<String>| match parameter(url, option) {
+        Some(path) => Some(Named::file(option, Path::new(&path))),
+        None => of_variable.map(|value| Named::variable(name, value)),
+    };
+    let root = match &options.root_certificate {
+        Some(path) => Some(Named::file("root_certificate", path)),
+        None => named(
+            "sslrootcert",
+            "PGSSLROOTCERT",
+            environment.root.filter(|root| root != "system"),
+        ),
+    };
+    Files {
+        root,
+        certificate: named("sslcert", "PGSSLCERT", environment.certificate),
+        key: named("sslkey", "PGSSLKEY", environment.key),
+    }
 }
 
 /// The TLS mode to use, or a refusal where the connection would leave this machine unproven.

@@ -9,6 +9,7 @@ mod ids;
 mod load;
 mod locked;
 mod payload_column;
+mod probe;
 mod row;
 mod update;
 mod write;
@@ -26,6 +27,7 @@ pub(super) use load::SELECT_STATES;
 pub(super) use load::load;
 #[cfg(test)]
 pub(super) use locked::SELECT_LOCKED;
+pub(super) use probe::{Known, try_writes};
 pub(super) use row::Micros;
 #[cfg(test)]
 pub(super) use row::PLACES;

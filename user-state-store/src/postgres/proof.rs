@@ -16,8 +16,8 @@ use crate::deadline::within;
 use crate::error::Cause;
 use crate::open_error::OpenError;
 use crate::postgres::error::{open_error, refused_setting};
-use crate::postgres::schema::TABLE;
 use crate::postgres::setting::{self, Setting};
+use crate::postgres::table::TABLE;
 
 /// The oldest server: the first with `plan_cache_mode`. Older ones get no more security fixes either.
 const SERVER_VERSION_MIN: (i32, &str) = (120_000, "12");

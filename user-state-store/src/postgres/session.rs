@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::connect::{Access, StoreSettings};
@@ -23,15 +23,9 @@ use crate::postgres::connection::{
     CLIENT_CHECK_INTERVAL, IDLE_UNTRIED_MAX, Opener, answer_deadline, lifetime, not_connected,
 };
 use crate::postgres::doubt::{Doubts, Mark};
-use crate::postgres::durable_state::Micros;
 use crate::postgres::error::{Failure, is_read_only, open_error};
+use crate::postgres::identity::identity;
 use crate::store::WriterSession;
-
-/// Which server process this is.
-pub(super) const SELECT_SESSION: &str = "\
-SELECT pid, backend_start
-FROM pg_stat_activity
-WHERE pid = pg_backend_pid()";
 
 /// Lets the server notice that the client of a running statement is gone. Only from PostgreSQL 14 on there is such a
 /// setting, and a name unknown to the server would be refused at connecting.
@@ -113,6 +107,12 @@ impl Sessions {
     /// Opens the first session, to find out early where that cannot be done.
     pub(super) async fn open_first(&self) -> Result<(), OpenError> {
         let session = self.open().await?;
+        if session.identity.started_at_micros.is_none() {
+            tracing::warn!(
+                "the server does not show when its processes started: the session of a lost write cannot be ended, \
+                 only waited for"
+            );
+        }
         if let Ok(mut idle) = self.idle.lock() {
             idle.push(session);
         }
@@ -191,13 +191,7 @@ impl Sessions {
             }
         })?;
         let preparing = async {
-            let session = sqlx::query(SELECT_SESSION)
-                .fetch_one(&mut connection)
-                .await?;
-            let identity = WriterSession {
-                process_id: session.try_get(0)?,
-                started_at_micros: session.try_get::<Micros, _>(1)?.since_1970(),
-            };
+            let identity = identity(&mut connection).await?;
             // Some platforms have the setting and refuse every value; the other defences remain there.
             match sqlx::query(SET_CLIENT_CHECK)
                 .bind(CLIENT_CHECK_INTERVAL)

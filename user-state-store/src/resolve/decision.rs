@@ -263,7 +263,7 @@ mod tests {
     fn a_repetition_without_an_answer_is_unresolved_and_its_session_is_remembered() {
         let session = WriterSession {
             process_id: 7,
-            started_at_micros: 8,
+            started_at_micros: Some(8),
         };
         let lost = UnknownOutcome {
             session: Some(session),

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::before_commit;
+use super::watch::Watch;
 use crate::connect::{Access, StoreSettings};
 use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
@@ -67,9 +68,11 @@ pub(super) struct Lease {
 /// How connections to the file are made.
 #[derive(Debug)]
 struct Source {
-    path: PathBuf,
+    watch: Arc<Watch>,
     options: SqliteConnectOptions,
     access: Access,
+    /// Whether its connections write, and make a file that is missing as long as the store is being opened.
+    writes: bool,
 }
 
 /// A file read without locks, as it was before the read.
@@ -85,38 +88,41 @@ struct Unlocked {
 
 impl Lane {
     /// The lane of the writer: one connection, as SQLite has one writer at a time.
-    pub(super) fn for_writing(path: &Path, settings: &StoreSettings) -> Self {
-        let options = options(path, settings)
-            .create_if_missing(true)
+    pub(super) fn for_writing(watch: &Arc<Watch>, settings: &StoreSettings) -> Self {
+        let options = options(watch.path(), settings)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", LOG_PAGES)
             .pragma("journal_size_limit", LOG_BYTES)
             .pragma("cache_size", CACHE_KIB);
-        Self::new(path, settings, options, 1)
+        Self::new(watch, settings, options, 1)
     }
 
     /// The lane of the readers.
-    pub(super) fn for_reading(path: &Path, settings: &StoreSettings, width: u32) -> Self {
+    pub(super) fn for_reading(watch: &Arc<Watch>, settings: &StoreSettings, width: u32) -> Self {
+        let path = watch.path();
         // In a store that writes, a reader is not opened read-only: the last connection to close removes the side files, and a
         // read-only one could not.
         let options = match settings.access {
             Access::ReadWrite => options(path, settings).pragma("query_only", "ON"),
             Access::ReadOnly => options(path, settings).read_only(true),
         };
-        Self::new(path, settings, options, width)
+        let mut lane = Self::new(watch, settings, options, width);
+        lane.source.writes = false;
+        lane
     }
 
     fn new(
-        path: &Path,
+        watch: &Arc<Watch>,
         settings: &StoreSettings,
         options: SqliteConnectOptions,
         width: u32,
     ) -> Self {
         let source = Source {
-            path: path.to_owned(),
+            watch: Arc::clone(watch),
             options,
             access: settings.access,
+            writes: true,
         };
         let permits = usize::try_from(width).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
@@ -143,14 +149,20 @@ impl Lane {
             .await
             .map_err(|_| StoreError::Unavailable(Cause::PoolTimeout))?
             .map_err(|_| StoreError::Closed)?;
+        self.source.watch.check()?;
         let unlocked = self.source.unlocked();
         let idle = lock(&self.idle).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => timeout_at(deadline, self.source.connect(unlocked.is_some()))
-                .await
-                .map_err(|_| StoreError::Unavailable(Cause::Deadline))?
-                .map_err(|error| before_commit(&error))?,
+            None => {
+                let connection = timeout_at(deadline, self.source.connect(unlocked.is_some()))
+                    .await
+                    .map_err(|_| StoreError::Unavailable(Cause::Deadline))?
+                    .map_err(|error| before_commit(&error))?;
+                // Which file was opened is known only now.
+                self.source.watch.check()?;
+                connection
+            }
         };
         // Whether the file may be read without locks is asked anew for each call, so those connections are not kept.
         let idle = match self.source.access {
@@ -163,6 +175,11 @@ impl Lane {
             idle,
             _turn: turn,
         })
+    }
+
+    /// Whether a commit is in the file that a later open will read; see [`Watch`].
+    pub(super) fn check_commit(&self) -> Result<(), Cause> {
+        self.source.watch.check_commit()
     }
 
     /// One connection outside the lane, for opening.
@@ -222,12 +239,19 @@ impl Source {
     fn unlocked(&self) -> Option<Unlocked> {
         match self.access {
             Access::ReadWrite => None,
-            Access::ReadOnly => Unlocked::of(&self.path),
+            Access::ReadOnly => Unlocked::of(self.watch.path()),
         }
     }
 
     async fn connect(&self, unlocked: bool) -> Result<SqliteConnection, sqlx::Error> {
-        self.options.clone().immutable(unlocked).connect().await
+        let options = self.options.clone().immutable(unlocked);
+        if !self.writes {
+            return options.connect().await;
+        }
+        let makes_file = !self.watch.has_begun();
+        let connection = options.create_if_missing(makes_file).connect().await?;
+        self.watch.new_writer();
+        Ok(connection)
     }
 }
 
@@ -293,8 +317,8 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("store.db");
         let settings = StoreSettings::default();
-        let writer = Lane::for_writing(&path, &settings);
-        let readers = Lane::for_reading(&path, &settings, READERS);
+        let writer = Lane::for_writing(&Watch::on(&path), &settings);
+        let readers = Lane::for_reading(&Watch::on(&path), &settings, READERS);
         assert_eq!(pragma(&writer, "synchronous").await?, FULL);
         assert_eq!(pragma(&writer, "journal_mode").await?, "wal");
         let mut lease = readers.lease(readers.deadline()).await?;
@@ -309,7 +333,7 @@ mod tests {
     async fn only_a_finished_lease_gives_its_connection_back() -> Result<(), Box<dyn Error>> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("store.db");
-        let writer = Lane::for_writing(&path, &StoreSettings::default());
+        let writer = Lane::for_writing(&Watch::on(&path), &StoreSettings::default());
         let lease = writer.lease(writer.deadline()).await?;
         drop(lease);
         assert_eq!(lock(&writer.idle).len(), 0);
@@ -325,7 +349,7 @@ mod tests {
     async fn a_lane_that_is_taken_is_waited_for_until_the_deadline() -> Result<(), Box<dyn Error>> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("store.db");
-        let writer = Lane::for_writing(&path, &StoreSettings::default());
+        let writer = Lane::for_writing(&Watch::on(&path), &StoreSettings::default());
         let taken = writer.lease(writer.deadline()).await?;
         let refused = writer.lease(Instant::now()).await.err();
         assert_eq!(refused, Some(StoreError::Unavailable(Cause::PoolTimeout)));

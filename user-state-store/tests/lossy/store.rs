@@ -83,7 +83,7 @@ impl LossyStore {
         plan.losses += i32::from(fault.is_some());
         let session = WriterSession {
             process_id: plan.losses,
-            started_at_micros: 0,
+            started_at_micros: Some(0),
         };
         (fault, session)
     }

@@ -10,7 +10,9 @@ pub(crate) mod pooler;
 pub(crate) mod proxy;
 
 use std::error::Error;
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use throwaway_postgres::TestDatabase;
@@ -88,6 +90,70 @@ impl Database {
         let mut connection = self.connect().await?;
         connection.execute(sql).await?;
         connection.close().await
+    }
+}
+
+/// A user for one test, dropped with it.
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) server: Database,
+}
+
+impl User {
+    pub(crate) async fn new(database: Database) -> Result<Self, sqlx::Error> {
+        let name = database
+            .name()
+            .replace("user_state_test", "user_state_user");
+        database
+            .execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'its-password'"))
+            .await?;
+        Ok(Self {
+            name,
+            server: database,
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url_as(&self.name, "its-password")
+    }
+
+    pub(crate) async fn drop(self) -> Result<(), sqlx::Error> {
+        let name = &self.name;
+        self.server
+            .execute(&format!("DROP OWNED BY {name}; DROP ROLE {name}"))
+            .await
+    }
+}
+
+/// All that was logged on this thread, while the guard lives.
+#[derive(Clone, Default)]
+pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    pub(crate) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let captured = Self::default();
+        let writer = captured.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (captured, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -10,7 +10,8 @@
 //! was to secure it failed. This process then does not see the transaction, yet a recovery after a crash may. A later
 //! write settles it: whoever holds the write lock comes after the end of every earlier transaction, also of
 //! one whose caller is gone, and its own commit takes the place of the unfinished one in the log. So repeating
-//! the same compare-and-set decides, and no session has to be fenced.
+//! the same compare-and-set decides, and no session has to be fenced. A `COMMIT` into a file that was removed or replaced
+//! meanwhile is unknown, too: see `sqlite/watch.rs`.
 
 use super::apply::{apply, refusal};
 use super::{Failure, run};
@@ -65,8 +66,17 @@ pub(in crate::sqlite) async fn write(
     let applied = outcomes.iter().any(is_applied);
     let end = if applied { COMMIT } else { ROLLBACK };
     match run(deadline, sqlx::query(end).execute(lease.connection())).await {
-        // A lease for writing reads nothing without locks, so there is nothing to check.
-        Ok(_) => drop(lease.finish()),
+        Ok(_) => match lane.check_commit() {
+            // A lease for writing reads nothing without locks, so there is nothing to check.
+            Ok(()) => drop(lease.finish()),
+            Err(cause) => withdraw(
+                &mut outcomes,
+                &WriteOutcome::Unknown(UnknownOutcome {
+                    session: None,
+                    cause,
+                }),
+            ),
+        },
         Err(error) => withdraw(&mut outcomes, &of_commit(&error)),
     }
     outcomes
