@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::handler::Handled;
 use crate::request::Message;
 use crate::stats::Counters;
-use crate::work::{self, Done};
+use crate::work::{self, Done, EarlyReports};
 
 mod core;
 mod entities;
@@ -91,6 +91,7 @@ pub(crate) async fn run<A>(
     let mut core = Core::new(Arc::clone(&context), counters);
     let mut mail = Vec::with_capacity(MAIL_PER_TURN_MAX);
     let mut work = JoinSet::new();
+    let reports = Arc::new(EarlyReports::default());
     let mut handlers = Handlers::new();
     let mut idle_timer: Option<BoxFuture<'static, ()>> = None;
     while !core.is_finished() {
@@ -100,10 +101,13 @@ pub(crate) async fn run<A>(
             _ = mailbox.recv_many(&mut mail, room), if room > 0 => core.on_mail(&mut mail),
             Ok(()) = ending.changed() => core.on_ending(*ending.borrow_and_update()),
             Some(done) = work.join_next() => {
-                let mut answered = Some(core.on_done(done));
-                while let Some(count) = answered {
-                    gather(&mut core, &mut mailbox, &mut mail, count).await;
-                    answered = core.on_landed(Instant::now());
+                let answered = core.on_done(done);
+                land(&mut core, &mut mailbox, &mut mail, answered).await;
+            }
+            early = reports.next() => {
+                for written in early {
+                    core.on_written(written);
+                    land(&mut core, &mut mailbox, &mut mail, 0).await;
                 }
             }
             Some((key, handled)) = handlers.next() => core.on_handled(key, handled),
@@ -120,7 +124,7 @@ pub(crate) async fn run<A>(
             mailbox.close();
         }
         for effect in core.take_effects() {
-            start(effect, &context, &mut work, &mut handlers);
+            start(effect, &context, &reports, &mut work, &mut handlers);
         }
         if idle_timer.is_none() && !core.has_more_due() {
             idle_timer = core.next_idle_time().map(|moment| sleep(&context, moment));
@@ -130,6 +134,24 @@ pub(crate) async fn run<A>(
     mailbox.close();
     while let Some(mail) = mailbox.recv().await {
         core.refuse(mail);
+    }
+}
+
+/// Tells entities what became of their writes, and lets those who were answered back in meanwhile.
+async fn land<A>(
+    core: &mut Core<A>,
+    mailbox: &mut mpsc::Receiver<Mail<A>>,
+    mail: &mut Vec<Mail<A>>,
+    answered: usize,
+) where
+    A: Aggregate + Clone + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    let mut answered = Some(answered);
+    while let Some(count) = answered {
+        gather(core, mailbox, mail, count).await;
+        answered = core.on_landed(Instant::now());
     }
 }
 
@@ -196,6 +218,7 @@ where
 fn start<A>(
     effect: Effect<A>,
     context: &Arc<Context<A>>,
+    reports: &Arc<EarlyReports>,
     work: &mut JoinSet<Done<A>>,
     handlers: &mut Handlers<A>,
 ) where
@@ -213,7 +236,8 @@ fn start<A>(
         Effect::Write { keys, batch } => {
             let rows = batch.writes().len();
             let span = tracing::debug_span!("write", aggregate = A::TYPE, rows);
-            work.spawn(work::write(store, keys, batch).instrument(span));
+            let write = work::write(store, keys, batch, Arc::clone(reports));
+            work.spawn(write.instrument(span));
         }
         Effect::Resolve {
             keys,

@@ -1,14 +1,17 @@
 //! The database work of a shard, in tasks of its own: nothing a caller does can drop it half-way.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cqrs_es::Aggregate;
 use futures_util::FutureExt;
+use tokio::sync::Notify;
 use user_state_store::{
-    Cause, DecodeError, DurableStateStore, PersistenceId, Resolution, StateMapping, StoreError,
-    StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, WriteBatch, WriteOutcome, Writers,
+    Cause, DecodeError, DurableStateStore, PersistenceId, Resolution, Settled, StateMapping,
+    StoreError, StoredState, StoredValue, UnknownOutcome, UnresolvedWrite, Write, WriteBatch,
+    WriteOutcome, Writers,
 };
 
 use crate::error::Failure;
@@ -19,10 +22,66 @@ use crate::shard::EntityKey;
 pub(crate) enum Done<A> {
     /// Rows were loaded and decoded, or not, each for itself.
     Loaded(Vec<(EntityKey, Loaded<A>)>),
-    /// A batch was written, or not, each write for itself.
-    Written(Vec<(EntityKey, user_state_store::Write, WriteOutcome)>),
+    /// Writes of a batch have their outcomes.
+    Written(Written),
     /// An attempt to resolve writes has come to its end.
     Resolved(Vec<(EntityKey, UnresolvedWrite, Resolution)>),
+}
+
+/// What has become of writes of a batch, of all of them in the common case.
+pub(crate) struct Written {
+    pub(crate) landings: Vec<(EntityKey, Landing)>,
+    /// How many rows the batch had, in the first report of it; 0 in every other.
+    ///
+    /// What is left after a first report waits for somebody else, so it takes no turn from other batches.
+    pub(crate) rows_freed: usize,
+}
+
+/// What has become of a write.
+pub(crate) enum Landing {
+    /// It is durable, since this time where the row is there.
+    Applied(Option<DateTime<Utc>>),
+    /// Another writer was faster.
+    Conflict,
+    /// Surely not applied.
+    NotApplied(StoreError),
+    /// Its answer was lost.
+    Lost(UnresolvedWrite),
+}
+
+/// Reports of batches that are still in flight, for their shard.
+///
+/// Holds at most one outcome for each write in flight.
+#[derive(Default)]
+pub(crate) struct EarlyReports {
+    reports: Mutex<Vec<Written>>,
+    arrived: Notify,
+}
+
+impl EarlyReports {
+    fn push(&self, written: Written) {
+        self.reports().push(written);
+        self.arrived.notify_one();
+    }
+
+    /// The next reports; waits for some.
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn next(&self) -> Vec<Written> {
+        loop {
+            // One that arrives behind the look below leaves a permit.
+            let arrived = self.arrived.notified();
+            let reports = std::mem::take(&mut *self.reports());
+            if !reports.is_empty() {
+                return reports;
+            }
+            arrived.await;
+        }
+    }
+
+    fn reports(&self) -> MutexGuard<'_, Vec<Written>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A state and its row, or why there is none.
@@ -88,28 +147,59 @@ fn decode<A: Aggregate + 'static>(
     decoded.map_err(Failure::not_loaded)
 }
 
-/// Writes a batch.
+/// Writes a batch. What is settled before the rest of it is reported to the shard at once.
 pub(crate) async fn write<A>(
     store: Arc<dyn DurableStateStore>,
     keys: Vec<EntityKey>,
     batch: WriteBatch,
+    reports: Arc<EarlyReports>,
 ) -> Done<A> {
-    let written = AssertUnwindSafe(store.write(&batch)).catch_unwind().await;
-    let outcomes = written.unwrap_or_default();
-    let writes = keys.into_iter().zip(batch.into_writes());
-    // Without an outcome of its own a write may have been applied.
-    let missing = || {
-        WriteOutcome::Unknown(UnknownOutcome {
-            session: None,
-            cause: Cause::Other("the store gave no outcome"),
-        })
+    // The key of each write that has no outcome yet, and how many rows the first report frees.
+    let open = Mutex::new((
+        keys.into_iter().map(Some).collect::<Vec<_>>(),
+        batch.writes().len(),
+    ));
+    let landed = |settled: Vec<Settled>| {
+        let (keys, rows) = &mut *open.lock().unwrap_or_else(PoisonError::into_inner);
+        let landings = settled
+            .into_iter()
+            .filter_map(|Settled { index, outcome }| {
+                // Reported once, whatever the store does.
+                let key = keys.get_mut(index)?.take()?;
+                Some((key, landing(batch.writes().get(index)?, outcome)))
+            });
+        Written {
+            landings: landings.collect(),
+            rows_freed: std::mem::take(rows),
+        }
     };
-    let mut outcomes = outcomes.into_iter();
-    Done::Written(
-        writes
-            .map(|(key, write)| (key, write, outcomes.next().unwrap_or_else(missing)))
-            .collect(),
-    )
+    let early = |settled| reports.push(landed(settled));
+    let writing = AssertUnwindSafe(store.write_early(&batch, &early));
+    let last = writing.catch_unwind().await.unwrap_or_default();
+    let mut written = landed(last);
+    let (keys, _) = open.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Without an outcome of its own a write may have been applied.
+    for (key, write) in keys.into_iter().zip(batch.writes()) {
+        if let Some(key) = key {
+            let unknown = WriteOutcome::Unknown(UnknownOutcome {
+                session: None,
+                cause: Cause::Other("the store gave no outcome"),
+            });
+            written.landings.push((key, landing(write, unknown)));
+        }
+    }
+    Done::Written(written)
+}
+
+fn landing(write: &Write, outcome: WriteOutcome) -> Landing {
+    match outcome {
+        WriteOutcome::Applied(db_timestamp) => Landing::Applied(db_timestamp),
+        WriteOutcome::Conflict => Landing::Conflict,
+        WriteOutcome::NotApplied(error) => Landing::NotApplied(error),
+        WriteOutcome::Unknown(outcome) => {
+            Landing::Lost(UnresolvedWrite::new(write.clone(), &outcome))
+        }
+    }
 }
 
 /// Makes one attempt to find out what became of these writes.

@@ -154,8 +154,9 @@ pub use sqlite::Store as SqliteStore;
 #[cfg(any(test, feature = "conformance"))]
 pub use store::conformance;
 pub use store::{
-    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
-    StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Early, Fence, InvalidBatch,
+    Settled, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
+    WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

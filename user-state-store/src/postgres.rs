@@ -13,6 +13,7 @@
 //! fencing end somebody else's work); a second server that took over while the first still runs.
 
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use sqlx::PgPool;
@@ -23,7 +24,8 @@ use crate::error::StoreError;
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    DurableStateStore, Early, Fence, Settled, StoredState, WriteBatch, WriteOutcome, WriteSignal,
+    WriterSession,
 };
 
 mod certificates;
@@ -43,6 +45,7 @@ mod table;
 pub(crate) use schema::migrate;
 
 use connection::{Route, answer_deadline};
+use durable_state::Desk;
 use pool::Pool;
 use schema::Checked;
 use session::Sessions;
@@ -64,6 +67,7 @@ use session::Sessions;
 pub struct PostgresStore {
     reads: Pool,
     writes: Sessions,
+    desk: Desk,
     settings: StoreSettings,
     signal: WriteSignal,
 }
@@ -122,6 +126,7 @@ impl PostgresStore {
         Ok(Self {
             reads,
             writes,
+            desk: Desk::new(),
             settings,
             signal: WriteSignal::default(),
         })
@@ -172,9 +177,27 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
-        let outcomes = durable_state::write(&self.writes, &self.settings, batch).await;
-        self.signal.applied(batch, &outcomes);
-        outcomes
+        let early = Mutex::new(Vec::new());
+        let collecting = |settled| {
+            early
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(settled)
+        };
+        let last = self.write_early(batch, &collecting).await;
+        let early = early.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Settled::collect(batch.writes().len(), early.into_iter().chain(last))
+    }
+
+    async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {
+        let reported = |settled: Vec<Settled>| {
+            self.signal.applied(batch, &settled);
+            early(settled);
+        };
+        let (writes, desk, settings) = (&self.writes, &self.desk, &self.settings);
+        let last = durable_state::write(writes, desk, settings, batch, &reported).await;
+        self.signal.applied(batch, &last);
+        last
     }
 
     async fn fence(&self, session: &WriterSession) -> Fence {
@@ -218,8 +241,9 @@ mod tests {
     use super::*;
     use crate::connect::PayloadColumn;
     use crate::postgres::durable_state::{
-        DELETE_STATES, INSERT_STATES, PLACES, SELECT_CHANGES, SELECT_LOCKED, SELECT_OTHER_ROWS,
-        SELECT_PERSISTENCE_IDS, SELECT_STATES, UPDATE_STATES,
+        DELETE_FREE_STATES, DELETE_STATES, INSERT_STATES, PLACES, SELECT_CHANGES,
+        SELECT_OTHER_ROWS, SELECT_PERSISTENCE_IDS, SELECT_STANDING, SELECT_STATES,
+        UPDATE_FREE_STATES, UPDATE_STATES,
     };
 
     const PAYLOAD_COLUMNS: [PayloadColumn; 3] = [
@@ -278,8 +302,10 @@ mod tests {
             UPDATE_STATES.of(column),
             DELETE_STATES,
             INSERT_STATES.of(column),
+            UPDATE_FREE_STATES.of(column),
+            DELETE_FREE_STATES,
             SELECT_OTHER_ROWS,
-            SELECT_LOCKED,
+            SELECT_STANDING,
             fence::SELECT_START,
             fence::SELECT_LISTED,
             fence::TERMINATE,
@@ -318,7 +344,13 @@ mod tests {
                     UPDATE_STATES.of(column),
                     &[(0, "ordinal"), (1, "db_timestamp")],
                 ),
+                (
+                    UPDATE_FREE_STATES.of(column),
+                    &[(0, "ordinal"), (1, "db_timestamp")],
+                ),
                 (DELETE_STATES, &[(0, "ordinal")]),
+                (DELETE_FREE_STATES, &[(0, "ordinal")]),
+                (SELECT_STANDING, &[(0, "ordinal"), (1, "locked")]),
                 (
                     INSERT_STATES.of(column),
                     &[(0, "persistence_id"), (1, "db_timestamp")],
@@ -374,6 +406,13 @@ mod tests {
         let columns = format!("{ids}, {}", columns.join(", "));
         let update = plan(&mut session, UPDATE_STATES.of(column), &columns).await?;
         let erase = plan(&mut session, DELETE_STATES, &format!("{ids}, NULL, NULL")).await?;
+        let update_free = plan(&mut session, UPDATE_FREE_STATES.of(column), &columns).await?;
+        let erase_free = plan(
+            &mut session,
+            DELETE_FREE_STATES,
+            &format!("{ids}, NULL, NULL"),
+        )
+        .await?;
         let look = plan(&mut session, SELECT_OTHER_ROWS, &ids).await?;
         // A caller's pool has none of the store's settings.
         session
@@ -385,7 +424,7 @@ mod tests {
             &format!("{ids}, 100"),
         )
         .await?;
-        for plan in [update, erase, look, load] {
+        for plan in [update, erase, update_free, erase_free, look, load] {
             assert!(plan.contains("durable_state_pkey"), "{plan}");
             assert!(plan.contains("Nested Loop"), "{plan}");
             assert!(!plan.contains("Seq Scan"), "{plan}");

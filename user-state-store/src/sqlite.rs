@@ -28,7 +28,8 @@ use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    DurableStateStore, Early, Fence, Settled, StoredState, WriteBatch, WriteOutcome, WriteSignal,
+    WriterSession,
 };
 
 mod connection;
@@ -179,15 +180,23 @@ impl DurableStateStore for Store {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
+        let settled = self.write_early(batch, &|_| ()).await;
+        Settled::collect(batch.writes().len(), settled)
+    }
+
+    /// All of a batch is one transaction, so nothing is known early.
+    async fn write_early(&self, batch: &WriteBatch, _: &Early<'_>) -> Vec<Settled> {
         if self.access == Access::ReadOnly {
             let error =
                 StoreError::Misconfigured(Cause::Other("the store is open for reading only"));
-            return vec![WriteOutcome::NotApplied(error); batch.writes().len()];
+            let refused = vec![WriteOutcome::NotApplied(error); batch.writes().len()];
+            return Settled::in_order(refused);
         }
         let limit = self.payload_bytes_max;
         let outcomes = durable_state::write(&self.writer, batch, limit, now_micros).await;
-        self.signal.applied(batch, &outcomes);
-        outcomes
+        let settled = Settled::in_order(outcomes);
+        self.signal.applied(batch, &settled);
+        settled
     }
 
     /// No session of SQLite outlives its client: the write lock stands for it, see `sqlite/durable_state.rs`.

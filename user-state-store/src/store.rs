@@ -30,9 +30,11 @@ use crate::tags::Tags;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod settled;
 mod signal;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, WriteBatch};
+pub use settled::{Early, Settled};
 pub use signal::WriteSignal;
 pub(crate) use signal::{Listening, Span};
 
@@ -65,7 +67,7 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
         ids: &[PersistenceId],
     ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError>;
 
-    /// Writes a batch.
+    /// Writes a batch, and returns when every write has its outcome.
     ///
     /// # Contract
     /// One outcome per write, in the order of `batch.writes()`. A write is applied where the stored revision
@@ -77,6 +79,28 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// After a drop the writes may or may not have been applied.
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome>;
+
+    /// Writes a batch, and reports outcomes while others of it are still open.
+    ///
+    /// Some writes take longer than their neighbours, such as that of a row which somebody else holds locked. A caller
+    /// that can use the other outcomes meanwhile calls this in place of [`DurableStateStore::write`].
+    ///
+    /// # Contract
+    /// As for [`DurableStateStore::write`], and each write is reported exactly once: in a call of `early`, or in the
+    /// answer. `early` is called when what is left of the batch takes longer: it has to wait, or to be sent again. In the
+    /// common case all outcomes come at once as the answer, and `early` is not called at all. `early` is called from
+    /// inside this future, never after it has ended.
+    ///
+    /// The provided implementation reports nothing early. A store that wraps another one passes the call on, so that
+    /// its callers do not wait longer than those of the store it wraps.
+    ///
+    /// # Cancel safety
+    /// As for [`DurableStateStore::write`]; what was reported before the drop stands.
+    async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {
+        // Nothing is known early here.
+        let _ = early;
+        Settled::in_order(self.write(batch).await)
+    }
 
     /// Makes sure that a database session which lost its client runs nothing any more.
     ///
@@ -122,8 +146,7 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// What tells live feeds of this store's writes.
     ///
     /// # Contract
-    /// Always the same signal. [`WriteSignal::applied`] is called behind each batch, before or after its outcomes are
-    /// answered, and [`WriteSignal::close`] when the store is closed. A wrapper gives the signal of the store that it
+    /// Always the same signal. [`WriteSignal::applied`] is called for all outcomes, before or after they are reported, and [`WriteSignal::close`] when the store is closed. A wrapper gives the signal of the store that it
     /// wraps, so that [`crate::changes_by_slices`] of the wrapper is as fast.
     fn write_signal(&self) -> &WriteSignal;
 

@@ -22,6 +22,9 @@ const PEKKO_UPDATE: &str =
     "UPDATE durable_state SET revision = 2, db_timestamp = transaction_timestamp()
     WHERE persistence_id = 'a' AND revision = 1";
 
+/// Stops those who wait for the test, until this transaction ends.
+const HOLD: &str = "BEGIN; SELECT pg_advisory_xact_lock(1)";
+
 /// Waits until this many sessions of the store wait for a lock.
 async fn until_waiting(observer: &mut PgConnection, count: i64) -> Result<(), sqlx::Error> {
     loop {
@@ -125,13 +128,8 @@ async fn a_creation_whose_id_reaches_revision_2_meanwhile_leaves_no_second_row()
     let mut pekko = database.connect().await?;
     let mut blocker = database.connect().await?;
     // Holds the store's statement at its first id, after its snapshot was taken.
-    blocker.execute("BEGIN").await?;
-    blocker
-        .execute(
-            "INSERT INTO durable_state VALUES
-             (1, '', '0-before', 1, transaction_timestamp(), 31, 'm', 'theirs', NULL)",
-        )
-        .await?;
+    database.stop_at("0-before").await?;
+    blocker.execute(HOLD).await?;
     let task = creating(&store);
     until_waiting(&mut observer, 1).await?;
     pekko.execute(PEKKO_INSERT).await?;
@@ -149,13 +147,8 @@ async fn a_creation_during_an_uncommitted_update_to_revision_2_leaves_no_second_
     let mut observer = database.connect().await?;
     let mut pekko = database.connect().await?;
     let mut blocker = database.connect().await?;
-    blocker.execute("BEGIN").await?;
-    blocker
-        .execute(
-            "INSERT INTO durable_state VALUES
-             (1, '', '0-before', 1, transaction_timestamp(), 31, 'm', 'theirs', NULL)",
-        )
-        .await?;
+    database.stop_at("0-before").await?;
+    blocker.execute(HOLD).await?;
     let task = creating(&store);
     until_waiting(&mut observer, 1).await?;
     pekko.execute(PEKKO_INSERT).await?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use sqlx::{Executor as _, PgConnection};
 use support::proxy::Proxy;
-use support::{Database, Outcome, change, load, put, write};
+use support::{Database, Outcome, WAIT_FOR_THE_TEST, change, load, put, write};
 use tokio::task::JoinSet;
 use user_state_store::{
     Cause, Change, ConnectOptions, DurableStateStore as _, Fence, PostgresStore, StoreError,
@@ -50,6 +50,15 @@ impl Scene {
             .blocker
             .execute("SELECT FROM durable_state WHERE persistence_id = 'a' FOR UPDATE")
             .await?;
+        Ok(scene)
+    }
+
+    /// A row `a` at revision 1, whose update waits inside its statement for the blocker.
+    async fn with_a_row_that_waits() -> Result<Self, Box<dyn std::error::Error>> {
+        let mut scene = Self::with_a_locked_row(LONG).await?;
+        scene.blocker.execute("ROLLBACK").await?;
+        scene.database.stop_at("a").await?;
+        scene.blocker.execute(HOLD).await?;
         Ok(scene)
     }
 
@@ -122,6 +131,9 @@ fn unknown(outcomes: &[WriteOutcome]) -> Result<(WriterSession, Cause), String> 
     }
 }
 
+/// Stops those who wait for the test, until this transaction ends.
+const HOLD: &str = "BEGIN; SELECT pg_advisory_xact_lock(1)";
+
 const LONG: Duration = Duration::from_secs(30);
 
 /// The deadline where a lock is waited for in vain: that wait is two fifths of it, and the rest is for a slow machine.
@@ -129,7 +141,7 @@ const PATIENT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_lost_update_may_still_be_applied_and_is_unknown() -> Outcome {
-    let mut scene = Scene::with_a_locked_row(LONG).await?;
+    let mut scene = Scene::with_a_row_that_waits().await?;
     let task = scene.writing(vec![put("a", 1, 2, b"2"), put("b", 1, 2, b"2")]);
     scene.until_waiting().await?;
     scene.proxy.cut();
@@ -150,7 +162,7 @@ async fn a_lost_update_may_still_be_applied_and_is_unknown() -> Outcome {
 
 #[tokio::test]
 async fn after_the_fence_a_lost_update_is_never_applied() -> Outcome {
-    let mut scene = Scene::with_a_locked_row(LONG).await?;
+    let mut scene = Scene::with_a_row_that_waits().await?;
     let task = scene.writing(vec![put("a", 1, 2, b"lost"), put("b", 1, 2, b"lost")]);
     scene.until_waiting().await?;
     scene.proxy.cut();
@@ -186,7 +198,7 @@ async fn a_server_that_stands_still_is_given_up_at_the_deadline() -> Outcome {
 
 #[tokio::test]
 async fn a_session_ended_by_an_operator_leaves_its_write_unknown() -> Outcome {
-    let mut scene = Scene::with_a_locked_row(LONG).await?;
+    let mut scene = Scene::with_a_row_that_waits().await?;
     let task = scene.writing(vec![put("a", 1, 2, b"2")]);
     scene.until_waiting().await?;
     scene
@@ -208,14 +220,8 @@ async fn a_session_ended_by_an_operator_leaves_its_write_unknown() -> Outcome {
 #[tokio::test]
 async fn a_creation_cut_before_its_commit_surely_was_not_applied() -> Outcome {
     let mut scene = Scene::new(LONG).await?;
-    scene.blocker.execute("BEGIN").await?;
-    scene
-        .blocker
-        .execute(
-            "INSERT INTO durable_state VALUES
-             (1, '', 'a', 1, transaction_timestamp(), 31, 'm', 'theirs', NULL)",
-        )
-        .await?;
+    scene.database.stop_at("a").await?;
+    scene.blocker.execute(HOLD).await?;
     let task = scene.writing(vec![put("a", 0, 1, b"1"), put("b", 0, 1, b"1")]);
     scene.until_waiting().await?;
     scene.proxy.cut();
@@ -242,12 +248,11 @@ async fn a_creation_cut_before_its_commit_surely_was_not_applied() -> Outcome {
 async fn a_creation_cut_during_its_commit_is_unknown_until_it_is_fenced() -> Outcome {
     let mut scene = Scene::new(LONG).await?;
     // A constraint that is checked at the commit, and there waits for the test.
+    scene.database.execute(WAIT_FOR_THE_TEST).await?;
     scene
         .observer
         .execute(
-            "CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS
-               $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
-             CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON durable_state
+            "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON durable_state
                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_for_the_test()",
         )
         .await?;

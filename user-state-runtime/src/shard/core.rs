@@ -250,7 +250,7 @@ where
                     self.with_entity(key, |entity, driver| entity.on_loaded(row, driver));
                 }
             }
-            Ok(Done::Written(outcomes)) => self.on_written(outcomes),
+            Ok(Done::Written(written)) => self.on_written(written),
             Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
             // The tokio runtime is going down, and this shard with it.
             Err(error) if error.is_cancelled() => {}

@@ -2,13 +2,14 @@
 
 use cqrs_es::Aggregate;
 use tokio::time::Instant;
-use user_state_store::{Resolution, UnresolvedWrite, Write, WriteBatch, WriteOutcome};
+use user_state_store::{Resolution, UnresolvedWrite, Write, WriteBatch};
 
 use super::Effect;
 use super::core::Core;
 use super::entities::EntityKey;
 use crate::entity::{Entity, Moved};
 use crate::settings::Settings;
+use crate::work::{Landing, Written};
 
 /// How many batches take turns at the database where none of them is full.
 const TURNS: usize = 2;
@@ -20,8 +21,8 @@ const SPLIT_ROWS_MIN: usize = 32;
 /// is still in the processor's cache when its caller comes back.
 const ANSWERS_AT_ONCE: usize = 512;
 
-/// What has become of the writes of a batch.
-pub(super) type Landed = std::vec::IntoIter<(EntityKey, Write, WriteOutcome)>;
+/// What has become of writes of a batch.
+pub(super) type Landed = std::vec::IntoIter<(EntityKey, Landing)>;
 
 /// What a shard has on its way to the database.
 #[derive(Debug, Clone, Copy, Default)]
@@ -131,11 +132,13 @@ where
         None
     }
 
-    /// A batch has landed; its entities are told by [`Core::on_landed`].
-    pub(super) fn on_written(&mut self, outcomes: Vec<(EntityKey, Write, WriteOutcome)>) {
-        debug_assert!(self.landed.len() == 0, "one batch after the other");
-        self.in_flight.land(outcomes.len());
-        self.landed = outcomes.into_iter();
+    /// Writes of a batch have landed; their entities are told by [`Core::on_landed`].
+    pub(super) fn on_written(&mut self, written: Written) {
+        debug_assert!(self.landed.len() == 0, "one report after the other");
+        if written.rows_freed > 0 {
+            self.in_flight.land(written.rows_freed);
+        }
+        self.landed = written.landings.into_iter();
     }
 
     /// Tells entities what became of their writes, until enough requests are answered. How many that are; `None` where nobody
@@ -148,28 +151,28 @@ where
         let mut answered = 0;
         let (mut keys, mut unknown) = (Vec::new(), Vec::new());
         while answered < ANSWERS_AT_ONCE
-            && let Some((key, write, outcome)) = self.landed.next()
+            && let Some((key, landing)) = self.landed.next()
         {
-            debug_assert!(
-                self.entities
-                    .get(key)
-                    .is_none_or(|live| live.id == write.persistence_id),
-                "an outcome is its own entity's"
-            );
-            match outcome {
-                WriteOutcome::Applied(db_timestamp) => {
+            match landing {
+                Landing::Applied(db_timestamp) => {
                     self.with_entity(key, |entity, driver| {
                         entity.on_applied(db_timestamp, driver)
                     });
                 }
-                WriteOutcome::Conflict => {
+                Landing::Conflict => {
                     self.with_entity(key, Entity::on_conflict);
                 }
-                WriteOutcome::NotApplied(error) => {
+                Landing::NotApplied(error) => {
                     self.fail_barrier_of(key);
                     self.with_entity(key, |entity, driver| entity.on_not_applied(error, driver));
                 }
-                WriteOutcome::Unknown(outcome) => {
+                Landing::Lost(write) => {
+                    debug_assert!(
+                        self.entities
+                            .get(key)
+                            .is_none_or(|live| live.id == write.write().persistence_id),
+                        "an outcome is its own entity's"
+                    );
                     let deadline = now + self.context.settings.resolve_timeout;
                     self.with_entity(key, |entity, driver| {
                         entity.on_unknown(deadline, driver);
@@ -177,7 +180,7 @@ where
                     });
                     self.unresolved.push(key);
                     keys.push(key);
-                    unknown.push(UnresolvedWrite::new(write, &outcome));
+                    unknown.push(write);
                 }
             }
             answered = open.saturating_sub(self.requests.count());

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PersistenceId, StoreError,
-    StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal,
-    WriterSession,
+    Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, PersistenceId, Settled,
+    StoreError, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
+    WriteSignal, WriterSession,
 };
 
 /// What goes wrong with a write.
@@ -257,6 +257,19 @@ impl DurableStateStore for FaultyStore {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
+        let early = Mutex::new(Vec::new());
+        let collecting = |settled| {
+            early
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(settled);
+        };
+        let last = self.write_early(batch, &collecting).await;
+        let early = early.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Settled::collect(batch.writes().len(), early.into_iter().chain(last))
+    }
+
+    async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {
         self.writes.pass().await;
         let faults: Vec<_> = {
             let writes = &mut self.script().writes;
@@ -266,32 +279,40 @@ impl DurableStateStore for FaultyStore {
                 .map(|write| next_fault(writes, Some(&write.persistence_id)).or(whole))
                 .collect()
         };
-        let mut passed_on = Vec::new();
-        for (write, fault) in batch.writes().iter().zip(&faults) {
-            match fault {
-                None | Some(WriteFault::FailAfterCommit) => passed_on.push(write.clone()),
-                Some(WriteFault::LoseAnswer) => self.script().running.push(write.clone()),
-                Some(WriteFault::FailBefore | WriteFault::LoseRequest | WriteFault::Conflict) => {}
-            }
-        }
-        let mut outcomes = match WriteBatch::new(passed_on) {
-            Ok(batch) => self.store.write(&batch).await.into_iter(),
-            Err(_) => Vec::new().into_iter(),
-        };
-        let mut next = || outcomes.next().unwrap_or_else(lost);
-        faults
-            .into_iter()
-            .map(|fault| match fault {
-                None => next(),
-                Some(WriteFault::FailAfterCommit) => {
-                    next();
+        let (mut passed_on, mut places, mut met) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (write, fault)) in batch.writes().iter().zip(&faults).enumerate() {
+            let outcome = match fault {
+                None | Some(WriteFault::FailAfterCommit) => {
+                    places.push((index, *fault));
+                    passed_on.push(write.clone());
+                    continue;
+                }
+                Some(WriteFault::LoseAnswer) => {
+                    self.script().running.push(write.clone());
                     lost()
                 }
+                Some(WriteFault::LoseRequest) => lost(),
                 Some(WriteFault::FailBefore) => WriteOutcome::NotApplied(unavailable()),
-                Some(WriteFault::LoseRequest | WriteFault::LoseAnswer) => lost(),
                 Some(WriteFault::Conflict) => WriteOutcome::Conflict,
-            })
-            .collect()
+            };
+            met.push(Settled { index, outcome });
+        }
+        let in_place = |settled: Vec<Settled>| -> Vec<Settled> {
+            let settled = settled
+                .into_iter()
+                .filter_map(|Settled { index, outcome }| {
+                    let (index, fault) = *places.get(index)?;
+                    let outcome = if fault.is_some() { lost() } else { outcome };
+                    Some(Settled { index, outcome })
+                });
+            settled.collect()
+        };
+        // A part of a batch in its order is a batch.
+        if let Ok(batch) = WriteBatch::new(passed_on) {
+            let passing = |settled| early(in_place(settled));
+            met.extend(in_place(self.store.write_early(&batch, &passing).await));
+        }
+        met
     }
 
     async fn fence(&self, session: &WriterSession) -> Fence {

@@ -32,6 +32,15 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// How often a server looks whether the client of a running statement is still there.
 pub(super) const CLIENT_CHECK_INTERVAL: &str = "1s";
 
+/// How long a statement waits for a row that somebody else holds, before the row leaves its batch: longer than another
+/// writer's commit takes, short enough that the rows beside it hardly wait.
+const LOCK_NOTICED_AFTER: Duration = Duration::from_millis(25);
+
+/// How long a write is tried while somebody else holds its row or its table.
+pub(super) fn lock_timeout(settings: &StoreSettings) -> Duration {
+    settings.statement_timeout * 2 / 5
+}
+
 /// The time after which an answer is given up and its connection closed.
 pub(super) fn answer_deadline(settings: &StoreSettings) -> Duration {
     settings.statement_timeout + ANSWER_GRACE
@@ -113,7 +122,10 @@ impl Route {
         let standard = Standard::of_sessions(self.asked.clone(), settings)
             .with([
                 statement_timeout(settings),
-                Setting::new("lock_timeout", milliseconds(statement * 2 / 5)),
+                Setting::new(
+                    "lock_timeout",
+                    milliseconds(lock_timeout(settings).min(LOCK_NOTICED_AFTER)),
+                ),
                 Setting::new(
                     "idle_in_transaction_session_timeout",
                     milliseconds(statement * 2),

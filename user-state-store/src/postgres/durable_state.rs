@@ -5,6 +5,10 @@ mod asked;
 mod changes;
 mod columns;
 mod create;
+mod cuts;
+mod desk;
+mod group;
+mod held;
 mod ids;
 mod load;
 mod locked;
@@ -19,6 +23,7 @@ pub(super) use changes::SELECT_CHANGES;
 pub(super) use changes::changes;
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
+pub(super) use desk::Desk;
 #[cfg(test)]
 pub(super) use ids::SELECT_PERSISTENCE_IDS;
 pub(super) use ids::persistence_ids;
@@ -26,11 +31,11 @@ pub(super) use ids::persistence_ids;
 pub(super) use load::SELECT_STATES;
 pub(super) use load::load;
 #[cfg(test)]
-pub(super) use locked::SELECT_LOCKED;
+pub(super) use locked::SELECT_STANDING;
 pub(super) use probe::{Known, try_writes};
 pub(super) use row::Micros;
 #[cfg(test)]
 pub(super) use row::PLACES;
 #[cfg(test)]
-pub(super) use update::{DELETE_STATES, UPDATE_STATES};
+pub(super) use update::{DELETE_FREE_STATES, DELETE_STATES, UPDATE_FREE_STATES, UPDATE_STATES};
 pub(super) use write::write;

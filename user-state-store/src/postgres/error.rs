@@ -61,12 +61,44 @@ impl Failure {
             ("21" | "22" | "23" | "44" | "54" | "P0", _) => Self::Refused(error),
             ("40", "001" | "P01") => Self::Contended(error),
             ("55", "P03") => Self::Locked(error),
-            // The connection was the problem, whoever noticed (a pooler too); 40003 says the outcome is unknown.
-            ("08", _) | ("40", "003") | ("57", "P01" | "P02" | "P03" | "P04") => {
+            // The connection was the problem, whoever noticed; 40003 says the outcome is unknown. Poolers report these
+            // with severity ERROR, too.
+            ("08", _) | ("40", "003") | ("57", "P01" | "P02" | "P03" | "P04" | "P05") => {
                 Self::Lost(Cause::Database(error))
             }
             ("28" | "3D" | "3F" | "42", _) => Self::Misconfigured(Cause::Database(error)),
             _ => Self::Unavailable(Cause::Database(error)),
+        }
+    }
+
+    /// Whether a single row can be the reason, so that its neighbours may go through without it. An error of the server
+    /// is, unless it is known to concern the session or the server: a policy or a trigger can raise nearly anything.
+    pub(super) fn may_concern_a_row(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Taken => true,
+            Self::Unavailable(Cause::Database(error))
+            | Self::Misconfigured(Cause::Database(error)) => {
+                let (class, subclass) = error.code.split_at_checked(2).unwrap_or_default();
+                !matches!(
+                    (class, subclass),
+                    ("08" | "40" | "53" | "57", _)
+                        | ("0A", "000")
+                        | ("25", "006")
+                        | ("55", "P03")
+                        | ("42", "P01")
+                )
+            }
+            _ => false,
+        }
+    }
+
+    /// The SQLSTATE of a refusal that may hold for all rows. A row that exists already says nothing of another one.
+    pub(super) fn refusing_code(&self) -> Option<&str> {
+        match self {
+            Self::Refused(error)
+            | Self::Unavailable(Cause::Database(error))
+            | Self::Misconfigured(Cause::Database(error)) => Some(&error.code),
+            _ => None,
         }
     }
 

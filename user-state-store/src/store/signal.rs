@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 
 use crate::slice::SliceRange;
-use crate::store::{Write, WriteBatch, WriteOutcome};
+use crate::store::{Settled, Write, WriteBatch, WriteOutcome};
 
 /// The link from a store's writes to the live feeds that read the store.
 ///
@@ -71,17 +71,18 @@ pub(crate) struct Span {
 }
 
 impl WriteSignal {
-    /// Tells the feeds of the entities in `batch` which of its writes were applied; `outcomes` in the batch's order.
+    /// Tells the feeds of the entities in `batch` which of these writes of it were applied.
     ///
     /// Call it when the writes are visible to readers. Never blocks for longer than it takes to note a span.
-    pub fn applied(&self, batch: &WriteBatch, outcomes: &[WriteOutcome]) {
+    pub fn applied(&self, batch: &WriteBatch, settled: &[Settled]) {
         if self.shared.listening.load(Ordering::Acquire) == 0 {
             return;
         }
         for listener in self.listeners().iter() {
-            let spans = batch.writes().iter().zip(outcomes);
-            let spans = spans.filter_map(|(write, outcome)| match outcome {
-                WriteOutcome::Applied(Some(at)) => listener.span(write, *at),
+            let spans = settled.iter().filter_map(|settled| match settled.outcome {
+                WriteOutcome::Applied(Some(at)) => {
+                    listener.span(batch.writes().get(settled.index)?, at)
+                }
                 _ => None,
             });
             if let Some(span) = spans.reduce(Span::joined) {
@@ -246,6 +247,10 @@ mod tests {
         )?)
     }
 
+    fn one(outcome: WriteOutcome) -> Vec<Settled> {
+        Settled::in_order(vec![outcome])
+    }
+
     #[test]
     fn a_note_is_the_span_of_what_was_applied_since_it_was_taken() -> TestResult {
         let signal = WriteSignal::default();
@@ -257,12 +262,15 @@ mod tests {
             WriteOutcome::Applied(None),
             WriteOutcome::Applied(Some(at(5))),
         ];
-        signal.applied(&batch(&["a", "b", "c", "d"])?, &outcomes);
-        signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(6)))]);
+        signal.applied(
+            &batch(&["a", "b", "c", "d"])?,
+            &Settled::in_order(outcomes.to_vec()),
+        );
+        signal.applied(&batch(&["a"])?, &one(WriteOutcome::Applied(Some(at(6)))));
         assert_eq!(listening.rung().now_or_never(), Some(()));
         assert_eq!(listening.take(), Some(span(5, 7, ["a", "d"])));
         assert_eq!(listening.take(), None);
-        signal.applied(&batch(&["a"])?, &[WriteOutcome::Conflict]);
+        signal.applied(&batch(&["a"])?, &one(WriteOutcome::Conflict));
         assert_eq!(listening.take(), None);
         assert_eq!(listening.rung().now_or_never(), None);
         Ok(())
@@ -275,10 +283,13 @@ mod tests {
         let only = SliceRange::new(slice, slice).ok_or("one slice")?;
         let narrow = signal.listen("", only);
         let typed = signal.listen("User", SliceRange::ALL);
-        signal.applied(&batch(&["b"])?, &[WriteOutcome::Applied(Some(at(1)))]);
+        signal.applied(&batch(&["b"])?, &one(WriteOutcome::Applied(Some(at(1)))));
         assert_eq!((narrow.take(), typed.take()), (None, None));
-        signal.applied(&batch(&["a"])?, &[WriteOutcome::Applied(Some(at(2)))]);
-        signal.applied(&batch(&["User|a"])?, &[WriteOutcome::Applied(Some(at(3)))]);
+        signal.applied(&batch(&["a"])?, &one(WriteOutcome::Applied(Some(at(2)))));
+        signal.applied(
+            &batch(&["User|a"])?,
+            &one(WriteOutcome::Applied(Some(at(3)))),
+        );
         assert_eq!(
             (narrow.take(), typed.take()),
             (

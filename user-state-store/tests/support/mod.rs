@@ -25,6 +25,18 @@ use user_state_store::{
 /// What a test returns.
 pub(crate) type Outcome = Result<(), Box<dyn Error>>;
 
+/// A trigger function that waits for advisory lock 1, and changes nothing.
+pub(crate) const WAIT_FOR_THE_TEST: &str = "\
+CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  before text := current_setting('lock_timeout');
+BEGIN
+  PERFORM set_config('lock_timeout', '0', true);
+  PERFORM pg_advisory_xact_lock_shared(1);
+  PERFORM set_config('lock_timeout', before, true);
+  RETURN NEW;
+END $$";
+
 /// A database that is dropped with this value.
 pub(crate) struct Database {
     database: TestDatabase,
@@ -83,6 +95,17 @@ impl Database {
     /// A connection of the test's own, which plays another writer or an operator.
     pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(self.url()).await
+    }
+
+    /// From now on whoever inserts or updates the row of this id waits inside the statement, however short its lock
+    /// time-out is, while a test holds advisory lock 1.
+    pub(crate) async fn stop_at(&self, id: &str) -> Result<(), sqlx::Error> {
+        self.execute(WAIT_FOR_THE_TEST).await?;
+        self.execute(&format!(
+            "CREATE TRIGGER stop_at BEFORE INSERT OR UPDATE ON durable_state
+             FOR EACH ROW WHEN (NEW.persistence_id = '{id}') EXECUTE FUNCTION wait_for_the_test()"
+        ))
+        .await
     }
 
     /// Runs statements.

@@ -15,7 +15,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::{Executor as _, Row as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connect::PayloadColumn;
 use crate::postgres::durable_state::columns::Columns;
@@ -28,10 +28,10 @@ use crate::store::Write;
 
 pub(in crate::postgres) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// The beginning of a creation that looks for the row somebody else holds: it waits for no lock longer than it takes to
-/// see that it is held.
+/// The beginning of a creation that finds out whether somebody else is just making one of its rows. Such a row cannot be
+/// looked for, only run into; this waits for hardly longer than it takes to see that.
 pub(in crate::postgres) const BEGIN_IMPATIENT: &str =
-    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '50ms'";
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '1ms'";
 
 pub(in crate::postgres) const COMMIT: &str = "COMMIT";
 
@@ -101,7 +101,7 @@ WHERE d.revision <> 1";
 /// Why a creation ended without answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Halt {
-    /// No commit was sent: surely nothing is applied.
+    /// No commit was sent, or the server refused it: surely nothing is applied.
     NotApplied(Failure),
     /// The commit was sent and not acknowledged.
     Unknown(Failure),
@@ -111,7 +111,7 @@ pub(super) enum Halt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     /// As long as the session's lock time-out allows.
-    Full,
+    Usual,
     /// Hardly: a part of a batch that met such a row already.
     Little,
 }
@@ -124,6 +124,8 @@ pub(super) async fn create(
     patience: Patience,
 ) -> Result<Vec<Answer>, Halt> {
     let mut taken = HashSet::new();
+    // One for all statements, since each of them alone may take nearly that long.
+    let deadline = Instant::now() + lease.answer_deadline();
     loop {
         let candidates: Vec<&Write> = writes
             .iter()
@@ -133,9 +135,9 @@ pub(super) async fn create(
         if candidates.is_empty() {
             return Ok(vec![Answer::Conflict; writes.len()]);
         }
-        match attempt(lease, &candidates, payload_column, patience).await {
+        match attempt(lease, &candidates, payload_column, patience, deadline).await {
             Ok((inserted, others)) if others.is_empty() => {
-                commit(lease).await?;
+                commit(lease, deadline).await?;
                 return Ok(writes
                     .iter()
                     .map(|write| {
@@ -146,13 +148,14 @@ pub(super) async fn create(
                     .collect());
             }
             Ok((_, others)) => {
-                roll_back(lease).await.map_err(Halt::NotApplied)?;
+                let rolled_back = roll_back(lease, deadline).await;
+                rolled_back.map_err(|failure| Halt::NotApplied(failure.surely_not_applied()))?;
                 // Each round leaves out at least one id, so there are at most as many as writes.
                 taken.extend(others);
             }
             Err(failure) => {
                 // An earlier error ends the transaction: a COMMIT would be answered as if it had worked.
-                if roll_back(lease).await.is_err() {
+                if roll_back(lease, deadline).await.is_err() {
                     lease.discard();
                 }
                 return Err(Halt::NotApplied(failure.surely_not_applied()));
@@ -169,13 +172,13 @@ async fn attempt(
     writes: &[&Write],
     payload_column: PayloadColumn,
     patience: Patience,
+    deadline: Instant,
 ) -> Result<Inserted, Failure> {
-    let deadline = lease.answer_deadline();
     let begin = match patience {
-        Patience::Full => BEGIN,
+        Patience::Usual => BEGIN,
         Patience::Little => BEGIN_IMPATIENT,
     };
-    let answer = timeout(deadline, lease.begin()?.execute(begin)).await;
+    let answer = timeout_at(deadline, lease.begin()?.execute(begin)).await;
     lease.end(answer, Leaves::InTransaction)?;
 
     let columns = Columns::of(writes);
@@ -189,7 +192,7 @@ async fn attempt(
         .bind(columns.state_payload(payload_column))
         .bind(columns.tags())
         .fetch_all(lease.begin()?);
-    let answer = timeout(deadline, inserting).await;
+    let answer = timeout_at(deadline, inserting).await;
     let rows = lease.end(answer, Leaves::InTransaction)?;
     let mut inserted = HashMap::with_capacity(rows.len());
     for row in &rows {
@@ -204,26 +207,23 @@ async fn attempt(
     let looking = sqlx::query_scalar(SELECT_OTHER_ROWS)
         .bind(&ids)
         .fetch_all(lease.begin()?);
-    let answer = timeout(deadline, looking).await;
+    let answer = timeout_at(deadline, looking).await;
     let others = lease.end(answer, Leaves::InTransaction)?;
     Ok((inserted, others))
 }
 
-async fn commit(lease: &mut Lease<'_>) -> Result<(), Halt> {
-    let deadline = lease.answer_deadline();
+async fn commit(lease: &mut Lease<'_>, deadline: Instant) -> Result<(), Halt> {
     let committing = lease.begin().map_err(Halt::NotApplied)?.execute(COMMIT);
-    let answer = timeout(deadline, committing).await;
+    let answer = timeout_at(deadline, committing).await;
     match lease.end(answer, Leaves::Clean) {
         Ok(_) => Ok(()),
-        Err(failure) => {
-            lease.discard();
-            Err(Halt::Unknown(failure))
-        }
+        Err(failure @ Failure::Lost(_)) => Err(Halt::Unknown(failure)),
+        // A deferred constraint, for example. The transaction is over, and the session is fit for the next one.
+        Err(failure) => Err(Halt::NotApplied(failure)),
     }
 }
 
-async fn roll_back(lease: &mut Lease<'_>) -> Result<(), Failure> {
-    let deadline = lease.answer_deadline();
-    let answer = timeout(deadline, lease.begin()?.execute(ROLLBACK)).await;
+async fn roll_back(lease: &mut Lease<'_>, deadline: Instant) -> Result<(), Failure> {
+    let answer = timeout_at(deadline, lease.begin()?.execute(ROLLBACK)).await;
     lease.end(answer, Leaves::Clean).map(drop)
 }

@@ -59,7 +59,7 @@ macro_rules! reading_payload {
 
 /// A statement that writes `w.state_payload`, which came as bytes, between its first part and the rest.
 macro_rules! writing_payload {
-    ($before:literal, $after:literal) => {
+    ($before:literal, $after:expr) => {
         $crate::postgres::durable_state::payload_column::Statement {
             bytea: concat!($before, "w.state_payload", $after),
             json: concat!(

@@ -16,21 +16,26 @@ use crate::postgres::error::Failure;
 use crate::postgres::session::{Lease, Leaves};
 use crate::store::Write;
 
-/// Sets the rows whose revision, and time where it is known, are the expected ones. `slice` and `entity_type` stay, as in Pekko.
-pub(in crate::postgres) const UPDATE_STATES: Statement = writing_payload!(
-    "\
+/// The update from the columns, between what stands before and behind their SELECT.
+macro_rules! update_states {
+    ($before:literal, $behind:literal) => {
+        writing_payload!(
+            "\
 UPDATE durable_state AS d
 SET
   revision = w.revision,
   state_ser_id = w.state_ser_id,
   state_ser_manifest = w.state_ser_manifest,
   state_payload = ",
-    ",
+            concat!(
+                ",
   tags = CASE WHEN w.keeps_tags THEN d.tags ELSE w.tags::text[] END,
   -- Strictly increasing per id, also when the clock is set back.
   db_timestamp = GREATEST(transaction_timestamp(), d.db_timestamp + interval '1 microsecond')
 FROM (
-  -- Not UNNEST of them all in FROM: that keeps a copy of each array, element by element, before the first row.
+  ",
+                $before,
+                "-- Not UNNEST of them all in FROM: that keeps a copy of each array, element by element, before the first row.
   SELECT
     unnest($1::text[]) AS persistence_id,
     unnest($2::bigint[]) AS expected,
@@ -42,23 +47,48 @@ FROM (
     unnest($8::text[]) AS tags,
     unnest($9::boolean[]) AS keeps_tags,
     generate_series(1, cardinality($1::text[])::bigint) AS ordinal
-) AS w
+",
+                $behind,
+                ") AS w
 WHERE d.persistence_id = w.persistence_id
   -- Checked again on the newest version of the row after waiting for its lock.
   AND d.revision = w.expected
   -- A row that was removed and made again counts from 1 again; its time tells it apart.
   AND (w.expected_at IS NULL OR d.db_timestamp = w.expected_at)
 RETURNING w.ordinal, d.db_timestamp"
+            )
+        )
+    };
+}
+
+/// Sets the rows whose revision, and time where it is known, are the expected ones. `slice` and `entity_type` stay, as in Pekko.
+pub(in crate::postgres) const UPDATE_STATES: Statement = update_states!("", "");
+
+/// The same, but for rows that somebody holds locked: those are left out and not waited for.
+pub(in crate::postgres) const UPDATE_FREE_STATES: Statement = update_states!(
+    "SELECT u.*
+  FROM (
+  ",
+    "  ) AS u
+  JOIN durable_state AS l
+    ON l.persistence_id = u.persistence_id AND l.revision = u.expected
+  FOR UPDATE OF l SKIP LOCKED
+"
 );
 
 /// Where the columns stand that are returned.
 const ORDINAL: usize = 0;
 const DB_TIMESTAMP: usize = 1;
 
-/// Removes the rows whose revision, and time where it is known, are the expected ones.
-pub(in crate::postgres) const DELETE_STATES: &str = "\
+/// The removal by columns, between what stands before and behind their UNNEST.
+macro_rules! delete_states {
+    ($before:literal, $behind:literal) => {
+        concat!(
+            "\
 DELETE FROM durable_state AS d
-USING UNNEST(
+USING ",
+            $before,
+            "UNNEST(
   $1::text[],
   $2::bigint[],
   $3::timestamptz[]
@@ -68,20 +98,54 @@ USING UNNEST(
   expected_at,
   ordinal
 )
-WHERE d.persistence_id = w.persistence_id
+",
+            $behind,
+            "WHERE d.persistence_id = w.persistence_id
   AND d.revision = w.expected
   AND (w.expected_at IS NULL OR d.db_timestamp = w.expected_at)
-RETURNING w.ordinal";
+RETURNING w.ordinal"
+        )
+    };
+}
+
+/// Removes the rows whose revision, and time where it is known, are the expected ones.
+pub(in crate::postgres) const DELETE_STATES: &str = delete_states!("", "");
+
+/// The same, but for rows that somebody holds locked: those are left out and not waited for.
+pub(in crate::postgres) const DELETE_FREE_STATES: &str = delete_states!(
+    "(
+  SELECT w.*
+  FROM ",
+    "  JOIN durable_state AS l
+    ON l.persistence_id = w.persistence_id AND l.revision = w.expected
+  FOR UPDATE OF l SKIP LOCKED
+) AS w
+"
+);
+
+/// What becomes of rows that somebody holds locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// They are waited for, as long as the session's lock time-out allows.
+    All,
+    /// They are left out, and answered as conflicts.
+    Free,
+}
 
 /// Puts and marks.
 pub(super) async fn update(
     lease: &mut Lease<'_>,
     writes: &[&Write],
     payload_column: PayloadColumn,
+    rows: Rows,
 ) -> Result<Vec<Answer>, Failure> {
     let columns = Columns::of(writes);
     let deadline = lease.answer_deadline();
-    let rows = sqlx::query(UPDATE_STATES.of(payload_column))
+    let statement = match rows {
+        Rows::All => UPDATE_STATES,
+        Rows::Free => UPDATE_FREE_STATES,
+    };
+    let rows = sqlx::query(statement.of(payload_column))
         .bind(columns.persistence_id().with_room(columns.bytes()))
         .bind(columns.expected())
         .bind(columns.expected_at())
@@ -102,10 +166,15 @@ pub(super) async fn update(
 pub(super) async fn erase(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    rows: Rows,
 ) -> Result<Vec<Answer>, Failure> {
     let columns = Columns::of(writes);
     let deadline = lease.answer_deadline();
-    let rows = sqlx::query(DELETE_STATES)
+    let statement = match rows {
+        Rows::All => DELETE_STATES,
+        Rows::Free => DELETE_FREE_STATES,
+    };
+    let rows = sqlx::query(statement)
         .bind(columns.persistence_id())
         .bind(columns.expected())
         .bind(columns.expected_at())
