@@ -171,7 +171,7 @@ impl<A: 'static> DurableStateEventStore<A> {
                 let mut unresolved = UnresolvedWrite::new(write, &outcome);
                 for _ in 0..RESOLVE_ATTEMPTS {
                     match unresolved.attempt(self.store.as_ref(), self.writers).await {
-                        Resolution::Applied => return Ok(revision),
+                        Resolution::Applied(_) => return Ok(revision),
                         Resolution::NotApplied => return Err(Failure::Conflict),
                         Resolution::Unknown => break,
                         Resolution::Unresolved(_) => {}

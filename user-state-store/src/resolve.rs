@@ -15,6 +15,8 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
+
 use crate::error::{Cause, StoreError};
 use crate::store::{
     DurableStateStore, Fence, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
@@ -58,7 +60,8 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 /// // The answer to this write was lost, and in fact it never reached the database.
 /// let lost = UnknownOutcome { session: None, cause: Cause::Deadline };
 /// let mut unresolved = UnresolvedWrite::new(write, &lost);
-/// assert_eq!(unresolved.attempt(&store, Writers::Sole).await, Resolution::Applied);
+/// let resolution = unresolved.attempt(&store, Writers::Sole).await;
+/// assert!(matches!(resolution, Resolution::Applied(Some(_))));
 /// # Ok(())
 /// # }
 /// ```
@@ -80,8 +83,9 @@ pub enum Writers {
 /// What one attempt found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// The write is durable.
-    Applied,
+    /// The write is durable. The row's `db_timestamp`, as [`WriteOutcome::Applied`] holds it, so that the next write can
+    /// expect it; `None` after [`Change::Erase`](crate::Change::Erase).
+    Applied(Option<DateTime<Utc>>),
     /// The write was not applied and will not be: someone else's write stands, or the database refuses it. Reload
     /// and decide again.
     NotApplied,

@@ -49,7 +49,9 @@ enum Standing {
 /// The step after the repetition, and the session that may be running the repetition itself.
 pub(super) fn after_write(outcome: WriteOutcome) -> (Step, Option<WriterSession>) {
     match outcome {
-        WriteOutcome::Applied(_) => (Step::Done(Resolution::Applied), None),
+        WriteOutcome::Applied(db_timestamp) => {
+            (Step::Done(Resolution::Applied(db_timestamp)), None)
+        }
         WriteOutcome::Conflict => (Step::Read(Repetition::Conflicted), None),
         WriteOutcome::NotApplied(
             StoreError::Refused(_) | StoreError::TooLarge { .. } | StoreError::Unencodable { .. },
@@ -74,6 +76,7 @@ pub(super) fn after_read(
     let Ok(row) = row else {
         return Resolution::Unknown;
     };
+    let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
     match (standing(write, repetition, row.as_ref()), fence, writers) {
         (Standing::Before, Fence::Closed, _) if repetition == Repetition::Refused => {
             Resolution::NotApplied
@@ -82,7 +85,7 @@ pub(super) fn after_read(
             Resolution::Unresolved(OPEN_SESSION)
         }
         (Standing::Before, _, _) => Resolution::Unresolved(MOVING),
-        (Standing::After, Fence::Closed, Writers::Sole) => Resolution::Applied,
+        (Standing::After, Fence::Closed, Writers::Sole) => Resolution::Applied(db_timestamp),
         (Standing::After, Fence::Open, Writers::Sole) => Resolution::Unresolved(OPEN_SESSION),
         (Standing::Beside, _, _) => Resolution::NotApplied,
         // After: someone else may have written the very same. Two marks are always equal, and so are two resets.
@@ -216,9 +219,9 @@ mod tests {
     }
 
     /// The answers for a row that is as the write leaves it.
-    fn as_written() -> [Resolution; 4] {
+    fn as_written(row: Option<&StoredState>) -> [Resolution; 4] {
         [
-            Resolution::Applied,
+            Resolution::Applied(row.map(|row| row.db_timestamp)),
             Resolution::Unknown,
             Resolution::Unresolved(OPEN_SESSION),
             Resolution::Unknown,
@@ -227,8 +230,10 @@ mod tests {
 
     #[test]
     fn a_repetition_that_hits_is_the_write() {
-        let (step, session) = after_write(WriteOutcome::Applied(None));
-        assert_eq!((step, session), (Step::Done(Resolution::Applied), None));
+        for at in [None, DateTime::from_timestamp_micros(7)] {
+            let applied = Step::Done(Resolution::Applied(at));
+            assert_eq!(after_write(WriteOutcome::Applied(at)), (applied, None));
+        }
     }
 
     #[test]
@@ -295,14 +300,20 @@ mod tests {
         for repetition in REPETITIONS {
             let mark = write(4, Change::Mark);
             let marked = row(5, StoredValue::Deleted);
-            assert_eq!(answers(&mark, repetition, Some(&marked)), as_written());
+            assert_eq!(
+                answers(&mark, repetition, Some(&marked)),
+                as_written(Some(&marked))
+            );
             for (expected, new) in [(0, 1), (4, 5), (4, 9)] {
-                let stored = state(new, b"ours");
+                let stored = StoredState {
+                    db_timestamp: DateTime::from_timestamp_micros(new).unwrap(),
+                    ..state(new, b"ours")
+                };
                 let answers = answers(&put(expected, new), repetition, Some(&stored));
-                assert_eq!(answers, as_written());
+                assert_eq!(answers, as_written(Some(&stored)));
             }
             let erase = write(4, Change::Erase);
-            assert_eq!(answers(&erase, repetition, None), as_written());
+            assert_eq!(answers(&erase, repetition, None), as_written(None));
         }
     }
 
