@@ -107,9 +107,11 @@ mod changes;
 mod connect;
 mod error;
 mod event_store;
+mod halving;
 mod jackson;
 mod mapping;
 mod open_error;
+mod parts;
 mod payload;
 mod persistence_id;
 #[cfg(feature = "postgres")]
@@ -140,6 +142,7 @@ pub use mapping::{
     DeleteForm, Primitive, PrimitiveMapping, SerdeMapping, StateMapping, UserStateMapping,
 };
 pub use open_error::OpenError;
+pub use parts::load_in_parts;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
 #[cfg(feature = "postgres")]
@@ -152,8 +155,9 @@ pub use sqlite::Store as SqliteStore;
 #[cfg(any(test, feature = "conformance"))]
 pub use store::conformance;
 pub use store::{
-    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch, StoredState,
-    StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Fence, InvalidBatch,
+    LOAD_BYTES_MAX, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
+    WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

@@ -51,7 +51,7 @@ fn refusal(outcome: &WriteOutcome) -> Option<&str> {
 fn payload_of(value: StoredValue) -> Payload {
     match value {
         StoredValue::State(payload) => payload,
-        StoredValue::Deleted => panic!("the row is a mark"),
+        value => panic!("no state: {value:?}"),
     }
 }
 

@@ -90,6 +90,7 @@ async fn text(store: &LossyStore, id: &str) -> TestResult<Option<(i64, String)>>
     row.map(|row| match row.value {
         StoredValue::State(payload) => Ok((row.revision.get(), String::from_utf8(payload.bytes)?)),
         StoredValue::Deleted => Ok((row.revision.get(), "deleted".to_owned())),
+        StoredValue::Withheld { .. } => Err("withheld, although it was asked for alone".into()),
     })
     .transpose()
 }

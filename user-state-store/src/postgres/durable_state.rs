@@ -5,6 +5,7 @@ mod asked;
 mod changes;
 mod columns;
 mod create;
+mod culprits;
 mod ids;
 mod load;
 mod locked;
@@ -19,8 +20,10 @@ pub(super) use changes::changes;
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 #[cfg(test)]
-pub(super) use ids::SELECT_PERSISTENCE_IDS;
+pub(super) use culprits::SELECT_TAKEN;
 pub(super) use ids::persistence_ids;
+#[cfg(test)]
+pub(super) use ids::{SELECT_BYTES_OF_IDS, SELECT_PERSISTENCE_IDS, SELECT_TEXT};
 #[cfg(test)]
 pub(super) use load::SELECT_STATES;
 pub(super) use load::load;
@@ -28,7 +31,7 @@ pub(super) use load::load;
 pub(super) use locked::SELECT_LOCKED;
 pub(super) use row::Micros;
 #[cfg(test)]
-pub(super) use row::PLACES;
+pub(super) use row::{LOADED_PLACES, PLACES};
 #[cfg(test)]
 pub(super) use update::{DELETE_STATES, UPDATE_STATES};
 pub(super) use write::write;

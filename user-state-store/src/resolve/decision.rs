@@ -8,7 +8,7 @@ use crate::store::{Change, Fence, StoredState, StoredValue, Write, WriteOutcome,
 
 /// A lost session may still apply the write, so a row that could change is no answer.
 const OPEN_SESSION: StoreError = StoreError::Unavailable(Cause::Other(
-    "a session that lost its client may still be writing",
+    "a session that lost its client may still be writing, or waits for a standby",
 ));
 
 /// The row is where the write expects it, and yet the repetition conflicted: somebody is writing just now.
@@ -72,9 +72,14 @@ pub(super) fn after_read(
     fence: Fence,
     writers: Writers,
 ) -> Resolution {
-    // A row that cannot be read tells nothing, and will not until somebody mends it.
-    let Ok(row) = row else {
-        return Resolution::Unknown;
+    let row = match row {
+        Ok(row) => row,
+        Err(
+            error
+            @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_) | StoreError::Closed),
+        ) => return Resolution::Unresolved(error),
+        // A row that cannot be read says nothing, and will not until somebody repairs it.
+        Err(_) => return Resolution::Unknown,
     };
     let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
     match (standing(write, repetition, row.as_ref()), fence, writers) {
@@ -427,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_cannot_be_read_tells_nothing() {
+    fn a_row_that_cannot_be_read_tells_nothing_and_one_that_did_not_come_is_asked_for_again() {
         let corrupt = StoreError::Corrupt {
             persistence_id: PersistenceId::unique("mall-user").unwrap(),
             serializer_id: SerializerId::NULL,
@@ -440,6 +445,10 @@ mod tests {
                     let row = Err(corrupt.clone());
                     let answer = after_read(&put(4, 5), repetition, row, fence, writers);
                     assert_eq!(answer, Resolution::Unknown);
+                    let unavailable = StoreError::Unavailable(Cause::Deadline);
+                    let row = Err(unavailable.clone());
+                    let answer = after_read(&put(4, 5), repetition, row, fence, writers);
+                    assert_eq!(answer, Resolution::Unresolved(unavailable));
                 }
             }
         }
