@@ -27,16 +27,19 @@ use crate::store::{
     DurableStateStore, Fence, StoredState, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
+mod confirm;
 mod connection;
 mod durable_state;
 mod error;
 mod fence;
+mod outage;
 mod pool;
 mod schema;
 mod session;
 
 pub(crate) use schema::migrate;
 
+use outage::Outage;
 use pool::Pool;
 use session::Sessions;
 
@@ -59,6 +62,7 @@ pub struct PostgresStore {
     writes: Sessions,
     settings: StoreSettings,
     signal: WriteSignal,
+    outage: Outage,
 }
 
 impl PostgresStore {
@@ -107,6 +111,7 @@ impl PostgresStore {
             writes,
             settings,
             signal: WriteSignal::default(),
+            outage: Outage::default(),
         })
     }
 
@@ -122,12 +127,14 @@ impl DurableStateStore for PostgresStore {
         &self,
         ids: &[PersistenceId],
     ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
-        durable_state::load(&self.reads, &self.settings, ids).await
+        let rows = durable_state::load(&self.reads, &self.settings, ids).await;
+        self.outage.after_read(ids.len(), rows)
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
         let outcomes = durable_state::write(&self.writes, &self.settings, batch).await;
         self.signal.applied(batch, &outcomes);
+        self.outage.after_write(&outcomes);
         outcomes
     }
 
@@ -136,7 +143,8 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
-        durable_state::changes(&self.reads, &self.settings, query).await
+        let page = durable_state::changes(&self.reads, &self.settings, query).await;
+        self.outage.after_read(1, page)
     }
 
     async fn persistence_ids(
@@ -144,7 +152,8 @@ impl DurableStateStore for PostgresStore {
         after: Option<&PersistenceId>,
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
-        durable_state::persistence_ids(&self.reads, &self.settings, after, limit).await
+        let ids = durable_state::persistence_ids(&self.reads, &self.settings, after, limit).await;
+        self.outage.after_read(1, ids)
     }
 
     fn write_signal(&self) -> &WriteSignal {
@@ -241,6 +250,8 @@ mod tests {
             SELECT_LOCKED,
             fence::SELECT_START,
             fence::TERMINATE,
+            confirm::SELECT_WAITS,
+            confirm::EMIT,
             session::SELECT_SESSION,
             session::SET_CLIENT_CHECK,
             schema::SELECT_SERVER,

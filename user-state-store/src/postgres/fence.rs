@@ -3,13 +3,15 @@
 //! **Problem.** A server process whose client is gone may still wait for a lock and commit seconds later. To read the
 //! row meanwhile proves nothing. **How.** End the process, but only while the server still lists that process id
 //! with that start time (process ids are reused), and wait until it is gone from the list: a process leaves the
-//! list after its transaction ended.
+//! list after its transaction ended. What it committed may still lack the standbys that its client waited for, see
+//! [`super::confirm`].
 
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::postgres::confirm::confirm;
 use crate::postgres::durable_state::Micros;
 use crate::postgres::session::Sessions;
 use crate::store::{Fence, WriterSession};
@@ -27,9 +29,9 @@ FROM pg_stat_activity
 WHERE pid = $1
   AND backend_start = $2::timestamptz";
 
-/// How long to wait for a process to end, beyond opening a connection. It ends at its next interrupt check, which
+/// How long to wait for a process to end, or for a standby, beyond opening a connection. It ends at its next interrupt check, which
 /// takes milliseconds unless the machine stands still.
-const END_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -42,8 +44,12 @@ pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence
     let deadline = Instant::now() + END_WAIT_MAX;
     match timeout_at(deadline, end(&mut connection, session)).await {
         Ok(Ok(fence)) => {
+            let fence = match fence {
+                Fence::Closed => confirm(sessions, &mut connection).await,
+                Fence::Open => Fence::Open,
+            };
             // The connection is of no more use; a farewell that fails changes nothing.
-            drop(timeout_at(deadline, connection.close()).await);
+            drop(timeout_at(Instant::now() + END_WAIT_MAX, connection.close()).await);
             fence
         }
         Ok(Err(error)) => {
@@ -54,7 +60,10 @@ pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence
     }
 }
 
-async fn end(connection: &mut PgConnection, session: &WriterSession) -> Result<Fence, sqlx::Error> {
+pub(super) async fn end(
+    connection: &mut PgConnection,
+    session: &WriterSession,
+) -> Result<Fence, sqlx::Error> {
     let mut ended = false;
     loop {
         let listed = sqlx::query(SELECT_START)
