@@ -157,9 +157,10 @@ impl Failure {
     /// The failure of a load.
     pub(crate) fn not_loaded(error: StoreError) -> Self {
         match error {
-            StoreError::Corrupt { .. } | StoreError::DuplicateRows { .. } => {
-                Self::Unreadable(error)
-            }
+            StoreError::Corrupt { .. }
+            | StoreError::Unreadable { .. }
+            | StoreError::DuplicateRows { .. } => Self::Unreadable(error),
+            StoreError::Refused(_) => Self::Refused(error),
             other => Self::Unavailable(other),
         }
     }

@@ -33,8 +33,7 @@ impl Row {
         self.revision
     }
 
-    /// When the row was written, in whole microseconds; none after a write that was found out to be applied without its
-    /// time.
+    /// When the row was written, in whole microseconds.
     pub(crate) fn db_timestamp(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.at?.get().wrapping_add(i64::MIN))
     }

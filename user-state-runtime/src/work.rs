@@ -94,21 +94,19 @@ pub(crate) async fn load<A: Aggregate + 'static>(
     keys: Vec<EntityKey>,
     ids: Vec<PersistenceId>,
 ) -> Done<A> {
-    let loaded = AssertUnwindSafe(store.load(&ids)).catch_unwind().await;
-    let rows = loaded.unwrap_or(Err(StoreError::Unavailable(Cause::Other(
-        "the store panicked",
-    ))));
-    let loaded = match rows {
-        Ok(rows) => keys
-            .into_iter()
-            .zip(ids.iter().zip(rows))
-            .map(|(key, (id, row))| (key, decode(mapping.as_ref(), id, row)))
-            .collect(),
-        Err(error) => keys
-            .into_iter()
-            .map(|key| (key, Err(Failure::not_loaded(error.clone()))))
-            .collect(),
+    let missing = || {
+        let error = StoreError::Unavailable(Cause::Other("the store panicked"));
+        Err(Failure::not_loaded(error))
     };
+    let mut loaded: Vec<_> = keys.into_iter().map(|key| (key, missing())).collect();
+    // Each row is decoded as it comes, so that no more than a part's payloads are held.
+    let loading = user_state_store::load_in_parts(store.as_ref(), &ids, |place, row| {
+        if let (Some((_, loaded)), Some(id)) = (loaded.get_mut(place), ids.get(place)) {
+            *loaded = decode(mapping.as_ref(), id, row);
+        }
+    });
+    // What did not come before a panic keeps the answer that it has.
+    drop(AssertUnwindSafe(loading).catch_unwind().await);
     Done::Loaded(loaded)
 }
 
@@ -120,6 +118,10 @@ fn decode<A: Aggregate + 'static>(
     let decoded = match row {
         Err(error) => Err(error),
         Ok(None) => Ok((A::default(), Row::NONE)),
+        Ok(Some(StoredState {
+            value: StoredValue::Withheld { .. },
+            ..
+        })) => Err(StoreError::Unavailable(Cause::Protocol)),
         Ok(Some(StoredState {
             revision,
             db_timestamp,

@@ -465,3 +465,56 @@ async fn under_faults_by_chance_everything_that_was_told_is_true() -> TestResult
     }
     Ok(())
 }
+
+/// Another application removes the row and makes it again, at the revision it had.
+async fn make_again(database: &Database, id: &str) -> TestResult {
+    let mut connection = database.connection().await?;
+    for statement in [
+        "CREATE TEMPORARY TABLE again AS SELECT * FROM durable_state WHERE persistence_id = $1",
+        "DELETE FROM durable_state WHERE persistence_id = $1",
+        "UPDATE again SET db_timestamp = clock_timestamp() WHERE persistence_id = $1",
+        "INSERT INTO durable_state SELECT * FROM again WHERE persistence_id = $1",
+    ] {
+        let statement = statement.replace("$1", &format!("'{id}'"));
+        sqlx::query(&statement).execute(&mut connection).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_row_made_again_after_a_lost_answer_was_resolved_is_a_conflict() -> TestResult {
+    // Found out by the repetition that hits, and by the row that is read.
+    for fault in [WriteFault::LoseRequest, WriteFault::FailAfterCommit] {
+        for commands in [1, 2] {
+            let database = Database::create().await?;
+            let faulty = database.faulty().await?;
+            let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
+                .conflict_policy(ConflictPolicy::fail())
+                .writers(Writers::Sole)
+                .settings(one_shard())
+                .start()?;
+            let ledger = runtime.entity(id("l"));
+            for _ in 1..commands {
+                ledger.execute(add(1)).await?;
+            }
+            faulty.fail_writes(fault, 1);
+            assert_eq!(ledger.execute(add(1)).await?.get(), commands);
+            assert_eq!(faulty.unmet_faults(), 0);
+
+            make_again(&database, id("l").as_str()).await?;
+            let lost = ledger.execute(add(100)).await.unwrap_err();
+            assert!(
+                matches!(lost, ExecuteError::Conflict),
+                "{fault:?}, {commands}: {lost:?}"
+            );
+            let stored = (commands, u64::try_from(commands)?);
+            assert_eq!(sum(&ledger).await?, stored, "{fault:?}");
+            assert_eq!(
+                database.revisions(id("l").as_str()).await?,
+                [commands],
+                "{fault:?}"
+            );
+        }
+    }
+    Ok(())
+}

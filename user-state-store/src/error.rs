@@ -28,8 +28,9 @@ pub enum StoreError {
     /// The write was sent and its answer lost: it may or may not have been applied. Read the row to find out.
     #[error("the outcome of a write is unknown: its answer was lost")]
     OutcomeUnknown(#[source] Cause),
-    /// The database refuses this value; nothing was applied, and sending it again will not help.
-    #[error("the database refused the write, nothing was applied")]
+    /// The database refuses this value, an id or what was to be written; nothing was applied, and sending it again will
+    /// not help.
+    #[error("the database refused the value, nothing was applied")]
     Refused(#[source] DatabaseError),
     /// The stored row cannot be read. It stays as it is; mend the row or the mapping.
     #[error(
@@ -45,6 +46,16 @@ pub enum StoreError {
         /// What is wrong with it.
         #[source]
         reason: DecodeError,
+    },
+    /// The database itself cannot give the stored row: it is damaged, or what it holds is no text. It stays as it is; repair
+    /// it in the database.
+    #[error("the database cannot give the row of {persistence_id}")]
+    Unreadable {
+        /// The entity.
+        persistence_id: PersistenceId,
+        /// What the database says.
+        #[source]
+        reason: DatabaseError,
     },
     /// Two rows are stored for one id, which no writer may leave behind. Remove the wrong one by hand.
     #[error(

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use cqrs_es::{Aggregate, AggregateContext, AggregateError, EventEnvelope, EventStore};
 
-use crate::error::StoreError;
+use crate::error::{Cause, StoreError};
 use crate::mapping::StateMapping;
 use crate::persistence_id::PersistenceId;
 use crate::resolve::{Resolution, UnresolvedWrite, Writers};
@@ -119,6 +119,9 @@ impl<A: 'static> DurableStateEventStore<A> {
             None => (Revision::NONE, A::default()),
             Some(row) => match row.value {
                 StoredValue::Deleted => (row.revision, A::default()),
+                StoredValue::Withheld { .. } => {
+                    return Err(StoreError::Unavailable(Cause::Protocol).into());
+                }
                 StoredValue::State(payload) => {
                     let decoded = self.mapping.decode(&persistence_id, &payload);
                     let aggregate = decoded.map_err(|reason| StoreError::Corrupt {
@@ -171,7 +174,7 @@ impl<A: 'static> DurableStateEventStore<A> {
                 let mut unresolved = UnresolvedWrite::new(write, &outcome);
                 for _ in 0..RESOLVE_ATTEMPTS {
                     match unresolved.attempt(self.store.as_ref(), self.writers).await {
-                        Resolution::Applied => return Ok(revision),
+                        Resolution::Applied(_) => return Ok(revision),
                         Resolution::NotApplied => return Err(Failure::Conflict),
                         Resolution::Unknown => break,
                         Resolution::Unresolved(_) => {}

@@ -109,9 +109,11 @@ mod connect;
 mod deadline;
 mod error;
 mod event_store;
+mod halving;
 mod jackson;
 mod mapping;
 mod open_error;
+mod parts;
 mod payload;
 mod persistence_id;
 #[cfg(feature = "postgres")]
@@ -142,6 +144,7 @@ pub use mapping::{
     DeleteForm, Primitive, PrimitiveMapping, SerdeMapping, StateMapping, UserStateMapping,
 };
 pub use open_error::OpenError;
+pub use parts::load_in_parts;
 pub use payload::{Manifest, Payload, SerializerId};
 pub use persistence_id::{InvalidPersistenceId, PersistenceId};
 #[cfg(feature = "postgres")]
@@ -155,8 +158,8 @@ pub use sqlite::Store as SqliteStore;
 pub use store::conformance;
 pub use store::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Early, Fence, InvalidBatch,
-    Settled, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
-    WriteSignal, WriterSession,
+    LOAD_BYTES_MAX, Settled, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch,
+    WriteOutcome, WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

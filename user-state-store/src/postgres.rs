@@ -29,12 +29,14 @@ use crate::store::{
 };
 
 mod certificates;
+mod confirm;
 mod connection;
 mod doubt;
 mod durable_state;
 mod error;
 mod fence;
 mod identity;
+mod outage;
 mod pool;
 mod proof;
 mod schema;
@@ -46,6 +48,7 @@ pub(crate) use schema::migrate;
 
 use connection::{Route, answer_deadline};
 use durable_state::Desk;
+use outage::Outage;
 use pool::Pool;
 use schema::Checked;
 use session::Sessions;
@@ -70,6 +73,7 @@ pub struct PostgresStore {
     desk: Desk,
     settings: StoreSettings,
     signal: WriteSignal,
+    outage: Outage,
 }
 
 impl PostgresStore {
@@ -129,6 +133,7 @@ impl PostgresStore {
             desk: Desk::new(),
             settings,
             signal: WriteSignal::default(),
+            outage: Outage::default(),
         })
     }
 
@@ -173,7 +178,8 @@ impl DurableStateStore for PostgresStore {
         &self,
         ids: &[PersistenceId],
     ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
-        durable_state::load(&self.reads, &self.settings, ids).await
+        let rows = durable_state::load(&self.reads, &self.settings, ids).await;
+        self.outage.after_read(ids.len(), rows)
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
@@ -190,13 +196,17 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {
+        let note = |settled: &[Settled]| {
+            self.signal.applied(batch, settled);
+            self.outage.after_write(settled);
+        };
         let reported = |settled: Vec<Settled>| {
-            self.signal.applied(batch, &settled);
+            note(&settled);
             early(settled);
         };
         let (writes, desk, settings) = (&self.writes, &self.desk, &self.settings);
         let last = durable_state::write(writes, desk, settings, batch, &reported).await;
-        self.signal.applied(batch, &last);
+        note(&last);
         last
     }
 
@@ -205,7 +215,8 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
-        durable_state::changes(&self.reads, &self.settings, query).await
+        let page = durable_state::changes(&self.reads, &self.settings, query).await;
+        self.outage.after_read(1, page)
     }
 
     async fn persistence_ids(
@@ -213,7 +224,8 @@ impl DurableStateStore for PostgresStore {
         after: Option<&PersistenceId>,
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
-        durable_state::persistence_ids(&self.reads, &self.settings, after, limit).await
+        let ids = durable_state::persistence_ids(&self.reads, &self.settings, after, limit).await;
+        self.outage.after_read(1, ids)
     }
 
     fn write_signal(&self) -> &WriteSignal {
@@ -241,9 +253,10 @@ mod tests {
     use super::*;
     use crate::connect::PayloadColumn;
     use crate::postgres::durable_state::{
-        DELETE_FREE_STATES, DELETE_STATES, INSERT_STATES, PLACES, SELECT_CHANGES,
-        SELECT_OTHER_ROWS, SELECT_PERSISTENCE_IDS, SELECT_STANDING, SELECT_STATES,
-        UPDATE_FREE_STATES, UPDATE_STATES,
+        DELETE_FREE_STATES, DELETE_STATES, INSERT_STATES, LOADED_PLACES, PLACES,
+        SELECT_BYTES_OF_IDS, SELECT_CHANGES, SELECT_OTHER_ROWS, SELECT_PERSISTENCE_IDS,
+        SELECT_STANDING, SELECT_STATES, SELECT_TAKEN, SELECT_TEXT, UPDATE_FREE_STATES,
+        UPDATE_STATES,
     };
 
     const PAYLOAD_COLUMNS: [PayloadColumn; 3] = [
@@ -299,6 +312,9 @@ mod tests {
             SELECT_STATES.of(column),
             SELECT_CHANGES.of(column),
             SELECT_PERSISTENCE_IDS,
+            SELECT_BYTES_OF_IDS,
+            SELECT_TEXT,
+            SELECT_TAKEN,
             UPDATE_STATES.of(column),
             DELETE_STATES,
             INSERT_STATES.of(column),
@@ -309,6 +325,8 @@ mod tests {
             fence::SELECT_START,
             fence::SELECT_LISTED,
             fence::TERMINATE,
+            confirm::SELECT_WAITS,
+            confirm::EMIT,
             identity::SELECT_SESSION,
             identity::SELECT_PROCESS_ID,
             session::SET_CLIENT_CHECK,
@@ -334,11 +352,10 @@ mod tests {
     #[tokio::test]
     async fn columns_stand_where_they_are_read() -> Result<(), Box<dyn Error>> {
         let database = TestDatabase::create().await?;
-        let states = PLACES.split_last().ok_or("no places")?.1;
         for column in PAYLOAD_COLUMNS {
             let mut session = session(&database, column).await?;
             for (statement, places) in [
-                (SELECT_STATES.of(column), states),
+                (SELECT_STATES.of(column), &LOADED_PLACES[..]),
                 (SELECT_CHANGES.of(column), &PLACES[..]),
                 (
                     UPDATE_STATES.of(column),

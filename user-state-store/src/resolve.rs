@@ -15,7 +15,10 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
+
 use crate::error::{Cause, StoreError};
+use crate::parts::load_in_parts;
 use crate::store::{
     DurableStateStore, Fence, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
 };
@@ -58,7 +61,8 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 /// // The answer to this write was lost, and in fact it never reached the database.
 /// let lost = UnknownOutcome { session: None, cause: Cause::Deadline };
 /// let mut unresolved = UnresolvedWrite::new(write, &lost);
-/// assert_eq!(unresolved.attempt(&store, Writers::Sole).await, Resolution::Applied);
+/// let resolution = unresolved.attempt(&store, Writers::Sole).await;
+/// assert!(matches!(resolution, Resolution::Applied(Some(_))));
 /// # Ok(())
 /// # }
 /// ```
@@ -80,8 +84,9 @@ pub enum Writers {
 /// What one attempt found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// The write is durable.
-    Applied,
+    /// The write is durable. The row's `db_timestamp`, as [`WriteOutcome::Applied`] holds it, so that the next write can
+    /// expect it; `None` after [`Change::Erase`](crate::Change::Erase).
+    Applied(Option<DateTime<Utc>>),
     /// The write was not applied and will not be: someone else's write stands, or the database refuses it. Reload
     /// and decide again.
     NotApplied,
@@ -182,48 +187,37 @@ async fn repeat(
 ) -> Vec<Resolution> {
     let sent = batch.writes().iter().map(|write| &write.persistence_id);
     let mut outcomes: HashMap<_, _> = sent.zip(store.write(batch).await).collect();
-    let mut steps = Vec::with_capacity(lost.len());
-    let mut unread = Vec::new();
-    for unresolved in lost.iter_mut() {
+    let mut resolutions = Vec::with_capacity(lost.len());
+    let (mut unread, mut ids) = (Vec::new(), Vec::new());
+    for (place, unresolved) in lost.iter_mut().enumerate() {
         let id = &unresolved.write.persistence_id;
         let outcome = outcomes
             .remove(id)
             .unwrap_or(WriteOutcome::Unknown(UNANSWERED));
         let (step, session) = decision::after_write(outcome);
         unresolved.sessions.extend(session);
-        if let Step::Read(_) = step {
-            unread.push(unresolved.write.persistence_id.clone());
-        }
-        steps.push(step);
-    }
-    let loaded = match unread.as_slice() {
-        [] => Ok(Vec::new()),
-        unread => store.load(unread).await,
-    };
-    let mut rows = match loaded {
-        Ok(rows) => rows.into_iter(),
-        Err(error) => {
-            return steps
-                .into_iter()
-                .map(|step| match step {
-                    Step::Done(resolution) => resolution,
-                    Step::Read(_) => Resolution::Unresolved(error.clone()),
-                })
-                .collect();
-        }
-    };
-    steps
-        .into_iter()
-        .zip(lost)
-        .map(|(step, unresolved)| match step {
+        resolutions.push(match step {
             Step::Done(resolution) => resolution,
-            Step::Read(repetition) => rows.next().map_or(Resolution::Unknown, |row| {
-                let fence = match unresolved.sessions.as_slice() {
-                    [] => Fence::Closed,
-                    _ => Fence::Open,
-                };
-                decision::after_read(&unresolved.write, repetition, row, fence, writers)
-            }),
-        })
-        .collect()
+            Step::Read(repetition) => {
+                ids.push(unresolved.write.persistence_id.clone());
+                unread.push((place, repetition));
+                Resolution::Unknown
+            }
+        });
+    }
+    load_in_parts(store, &ids, |index, row| {
+        let Some(&(place, repetition)) = unread.get(index) else {
+            return;
+        };
+        if let (Some(unresolved), Some(resolution)) = (lost.get(place), resolutions.get_mut(place))
+        {
+            let fence = match unresolved.sessions.as_slice() {
+                [] => Fence::Closed,
+                _ => Fence::Open,
+            };
+            *resolution = decision::after_read(&unresolved.write, repetition, row, fence, writers);
+        }
+    })
+    .await;
+    resolutions
 }

@@ -33,7 +33,7 @@ pub mod conformance;
 mod settled;
 mod signal;
 
-pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, WriteBatch};
+pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, LOAD_BYTES_MAX, WriteBatch};
 pub use settled::{Early, Settled};
 pub use signal::WriteSignal;
 pub(crate) use signal::{Listening, Span};
@@ -49,12 +49,17 @@ pub(crate) use signal::{Listening, Span};
 /// at any await point: a connection with an unfinished call is closed, never reused.
 #[async_trait]
 pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
-    /// Loads the rows of these ids in one round trip.
+    /// Loads the rows of these ids in one round trip. For rows of any size use [`crate::load_in_parts`].
     ///
     /// # Contract
-    /// The answer has one element per id, in the order asked: `Ok(None)` where there is no row, and an error
-    /// of its own for an id whose row is unreadable ([`StoreError::Corrupt`], for a payload beyond the
-    /// limit) or doubled ([`StoreError::DuplicateRows`]). Ids may repeat. At most [`BATCH_ROWS_MAX`] ids.
+    /// The answer has one element per id, in the order asked: `Ok(None)` if there is no row, and an error
+    /// of its own for an id that the database does not take ([`StoreError::Refused`]) or whose row is unreadable
+    /// ([`StoreError::Corrupt`], also for a payload beyond the limit), cannot be given by the database
+    /// ([`StoreError::Unreadable`]) or is doubled ([`StoreError::DuplicateRows`]). Such an id harms no other; finding it takes
+    /// more round trips. Ids may repeat. At most [`BATCH_ROWS_MAX`] ids.
+    ///
+    /// The answer holds at most [`LOAD_BYTES_MAX`] of payload, of which each id has an equal share. A larger payload is
+    /// left out ([`StoredValue::Withheld`]): ask again for fewer ids. The payload of a single id always comes.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`], for all ids together;
@@ -105,8 +110,8 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// Makes sure that a database session which lost its client runs nothing any more.
     ///
     /// # Contract
-    /// [`Fence::Closed`] only where the session is surely gone; then whatever it was to apply is applied
-    /// already or never will be.
+    /// [`Fence::Closed`] only if the session is surely gone, and what it applied is as safe as an acknowledged write, on
+    /// standbys too; then whatever it was to apply is applied already or never will be.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
@@ -130,10 +135,12 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Contract
     /// As Pekko's `currentPersistenceIds(afterId, limit)`: strictly after `after`, deleted states that left
-    /// a mark included. Following pages from the last id of each reaches every id that existed throughout.
+    /// a mark included. Following pages from the last id of each reaches every id that existed throughout. Stored ids
+    /// that are no text of Unicode are left out, with a warning of their number: nobody can ask for their rows.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`].
+    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`]; [`StoreError::Refused`] if the database cannot take
+    /// `after`.
     ///
     /// # Cancel safety
     /// Dropping the future loses the answer and nothing else.
@@ -181,6 +188,12 @@ pub enum StoredValue {
     State(Payload),
     /// Pekko 2.0's delete marker: serializer 0 and an empty payload.
     Deleted,
+    /// A serialized state that was left out of the answer to a load, since it is larger than its share of it. Only a load of
+    /// several ids has this value: load the id again, with fewer others or alone.
+    Withheld {
+        /// How many bytes the payload has.
+        payload_bytes: usize,
+    },
 }
 
 /// A compare-and-set on one entity's row.
@@ -252,8 +265,8 @@ pub struct WriterSession {
 /// Whether an old session is out of the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {
-    /// The session is gone: nothing of it can still be applied.
+    /// The session is gone: nothing of it can still be applied, and what was applied is as safe as an acknowledged write.
     Closed,
-    /// It may still be running.
+    /// It may still be running, or a standby may not have yet what it applied.
     Open,
 }

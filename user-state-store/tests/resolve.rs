@@ -90,8 +90,23 @@ async fn text(store: &LossyStore, id: &str) -> TestResult<Option<(i64, String)>>
     row.map(|row| match row.value {
         StoredValue::State(payload) => Ok((row.revision.get(), String::from_utf8(payload.bytes)?)),
         StoredValue::Deleted => Ok((row.revision.get(), "deleted".to_owned())),
+        StoredValue::Withheld { .. } => Err("withheld, although it was asked for alone".into()),
     })
     .transpose()
+}
+
+/// What is known of a write that was applied.
+async fn as_found(store: &LossyStore, id: &str, writers: Writers) -> TestResult<Resolution> {
+    match writers {
+        Writers::Sole => applied(store, id).await,
+        Writers::Shared => Ok(Resolution::Unknown),
+    }
+}
+
+/// Applied, with the time of the row that is stored now.
+async fn applied(store: &LossyStore, id: &str) -> TestResult<Resolution> {
+    let row = store.load(&[PersistenceId::unique(id)?]).await?.remove(0)?;
+    Ok(Resolution::Applied(row.map(|row| row.db_timestamp)))
 }
 
 fn row(revision: i64, text: &str) -> (i64, String) {
@@ -103,10 +118,10 @@ async fn a_write_that_never_arrived_is_applied_by_its_repetition() -> TestResult
     let (_directory, store) = open().await?;
     let mut create = lose_one(&store, Fault::LostBefore, put("user", 0, "one")?).await?;
     let resolution = create.attempt(&store, Writers::Shared).await;
-    assert_eq!(resolution, Resolution::Applied);
+    assert_eq!(resolution, applied(&store, "user").await?);
     let mut update = lose_one(&store, Fault::LostBefore, put("user", 1, "two")?).await?;
     let resolution = update.attempt(&store, Writers::Shared).await;
-    assert_eq!(resolution, Resolution::Applied);
+    assert_eq!(resolution, applied(&store, "user").await?);
     assert_eq!(text(&store, "user").await?, Some(row(2, "two")));
     Ok(())
 }
@@ -115,20 +130,20 @@ async fn a_write_that_never_arrived_is_applied_by_its_repetition() -> TestResult
 async fn a_write_that_arrived_is_known_to_a_sole_writer_and_unknown_to_a_shared_one() -> TestResult
 {
     let (_directory, store) = open().await?;
-    for (id, writers, expected) in [
-        ("sole", Writers::Sole, Resolution::Applied),
-        ("shared", Writers::Shared, Resolution::Unknown),
-    ] {
+    for (id, writers) in [("sole", Writers::Sole), ("shared", Writers::Shared)] {
         let mut create = lose_one(&store, Fault::LostAfter, put(id, 0, "one")?).await?;
-        assert_eq!(create.attempt(&store, writers).await, expected);
+        let resolution = create.attempt(&store, writers).await;
+        assert_eq!(resolution, as_found(&store, id, writers).await?);
         assert_eq!(text(&store, id).await?, Some(row(1, "one")));
         let mark = with_change(id, 1, Change::Mark)?;
         let mut mark = lose_one(&store, Fault::LostAfter, mark).await?;
-        assert_eq!(mark.attempt(&store, writers).await, expected);
+        let resolution = mark.attempt(&store, writers).await;
+        assert_eq!(resolution, as_found(&store, id, writers).await?);
         assert_eq!(text(&store, id).await?, Some(row(2, "deleted")));
         let erase = with_change(id, 2, Change::Erase)?;
         let mut erase = lose_one(&store, Fault::LostAfter, erase).await?;
-        assert_eq!(erase.attempt(&store, writers).await, expected);
+        let resolution = erase.attempt(&store, writers).await;
+        assert_eq!(resolution, as_found(&store, id, writers).await?);
         assert_eq!(text(&store, id).await?, None);
     }
     Ok(())
@@ -140,17 +155,13 @@ async fn a_deletion_that_never_arrived_is_applied_by_its_repetition() -> TestRes
     apply(&store, put("user", 0, "one")?).await?;
     let mark = with_change("user", 1, Change::Mark)?;
     let mut mark = lose_one(&store, Fault::LostBefore, mark).await?;
-    assert_eq!(
-        mark.attempt(&store, Writers::Shared).await,
-        Resolution::Applied
-    );
+    let resolution = mark.attempt(&store, Writers::Shared).await;
+    assert_eq!(resolution, applied(&store, "user").await?);
     assert_eq!(text(&store, "user").await?, Some(row(2, "deleted")));
     let erase = with_change("user", 2, Change::Erase)?;
     let mut erase = lose_one(&store, Fault::LostBefore, erase).await?;
-    assert_eq!(
-        erase.attempt(&store, Writers::Shared).await,
-        Resolution::Applied
-    );
+    let resolution = erase.attempt(&store, Writers::Shared).await;
+    assert_eq!(resolution, Resolution::Applied(None));
     assert_eq!(text(&store, "user").await?, None);
     Ok(())
 }
@@ -220,10 +231,8 @@ async fn an_open_session_keeps_a_write_unresolved_until_it_is_gone() -> TestResu
     );
     assert_eq!(create.sessions(), session);
     store.answer_fences(Fence::Closed);
-    assert_eq!(
-        create.attempt(&store, Writers::Sole).await,
-        Resolution::Applied
-    );
+    let resolution = create.attempt(&store, Writers::Sole).await;
+    assert_eq!(resolution, applied(&store, "user").await?);
     assert!(create.sessions().is_empty());
     Ok(())
 }
@@ -244,10 +253,8 @@ async fn a_repetition_whose_answer_is_lost_too_adds_its_session() -> TestResult 
     }
     let sessions = create.sessions().to_vec();
     store.answer_fences(Fence::Closed);
-    assert_eq!(
-        create.attempt(&store, Writers::Sole).await,
-        Resolution::Applied
-    );
+    let resolution = create.attempt(&store, Writers::Sole).await;
+    assert_eq!(resolution, applied(&store, "user").await?);
     assert!(store.fenced().ends_with(&sessions));
     Ok(())
 }
@@ -260,10 +267,8 @@ async fn a_store_that_cannot_be_reached_leaves_the_write_unresolved() -> TestRes
     let error = StoreError::Unavailable(Cause::Deadline);
     let resolution = create.attempt(&store, Writers::Sole).await;
     assert_eq!(resolution, Resolution::Unresolved(error));
-    assert_eq!(
-        create.attempt(&store, Writers::Sole).await,
-        Resolution::Applied
-    );
+    let resolution = create.attempt(&store, Writers::Sole).await;
+    assert_eq!(resolution, applied(&store, "user").await?);
     store.close().await;
     let resolution = create.attempt(&store, Writers::Sole).await;
     assert_eq!(resolution, Resolution::Unresolved(StoreError::Closed));
@@ -292,10 +297,10 @@ async fn the_writes_of_a_lost_batch_are_resolved_together_and_each_for_itself() 
     assert_eq!(
         resolutions,
         [
-            Resolution::Applied,
+            applied(&store, "d").await?,
             Resolution::Unknown,
             Resolution::NotApplied,
-            Resolution::Applied,
+            applied(&store, "a").await?,
         ]
     );
     Ok(())
@@ -307,7 +312,11 @@ async fn two_writes_of_one_entity_are_resolved_one_after_the_other() -> TestResu
     let first = lose_one(&store, Fault::LostBefore, put("user", 0, "one")?).await?;
     let second = lose_one(&store, Fault::LostBefore, put("user", 1, "two")?).await?;
     let resolutions = resolve(&store, &mut [first, second], Writers::Sole).await;
-    assert_eq!(resolutions, [Resolution::Applied, Resolution::Applied]);
+    assert!(
+        matches!(resolutions[..], [Resolution::Applied(Some(_)), _]),
+        "{resolutions:?}"
+    );
+    assert_eq!(resolutions[1], applied(&store, "user").await?);
     assert_eq!(text(&store, "user").await?, Some(row(2, "two")));
     Ok(())
 }

@@ -306,6 +306,7 @@ async fn assert_read_as(table: &Table, id: &str, line: &Line, sees: &Seen) -> Te
     assert_eq!(row.revision.get(), sees.revision, "{case}");
     match &row.value {
         StoredValue::Deleted => assert_eq!(sees.state, Value::Null, "{case}"),
+        StoredValue::Withheld { .. } => return Err(format!("{case} was withheld").into()),
         StoredValue::State(payload) => {
             let state: UserState = mapping(line).decode(&row.persistence_id, payload)?;
             assert_eq!(state, user_state(&sees.state, line.zone.0), "{case}");

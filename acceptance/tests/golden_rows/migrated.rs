@@ -121,7 +121,7 @@ async fn version_2_of_a_class_reads_both_versions_and_writes_the_rows_that_pekko
 fn payload(row: &StoredState) -> TestResult<&Payload> {
     match &row.value {
         StoredValue::State(payload) => Ok(payload),
-        StoredValue::Deleted => Err("the row reads as deleted".into()),
+        value => Err(format!("no state: {value:?}").into()),
     }
 }
 

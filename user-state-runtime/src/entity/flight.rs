@@ -113,7 +113,7 @@ where
         }
     }
 
-    /// The write in flight was applied; the row's new time, where it has one and it was told.
+    /// The write in flight was applied; the row's new time, if it has one.
     pub(crate) fn on_applied(
         &mut self,
         db_timestamp: Option<DateTime<Utc>>,

@@ -207,8 +207,10 @@ where
                     unresolved.push(write);
                     continue;
                 }
-                Resolution::Applied => {
-                    self.with_entity(key, |entity, driver| entity.on_applied(None, driver));
+                Resolution::Applied(db_timestamp) => {
+                    self.with_entity(key, |entity, driver| {
+                        entity.on_applied(db_timestamp, driver)
+                    });
                 }
                 Resolution::NotApplied => {
                     self.with_entity(key, Entity::on_conflict);

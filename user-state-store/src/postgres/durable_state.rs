@@ -5,6 +5,7 @@ mod asked;
 mod changes;
 mod columns;
 mod create;
+mod culprits;
 mod cuts;
 mod desk;
 mod group;
@@ -23,10 +24,12 @@ pub(super) use changes::SELECT_CHANGES;
 pub(super) use changes::changes;
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
-pub(super) use desk::Desk;
 #[cfg(test)]
-pub(super) use ids::SELECT_PERSISTENCE_IDS;
+pub(super) use culprits::SELECT_TAKEN;
+pub(super) use desk::Desk;
 pub(super) use ids::persistence_ids;
+#[cfg(test)]
+pub(super) use ids::{SELECT_BYTES_OF_IDS, SELECT_PERSISTENCE_IDS, SELECT_TEXT};
 #[cfg(test)]
 pub(super) use load::SELECT_STATES;
 pub(super) use load::load;
@@ -35,7 +38,7 @@ pub(super) use locked::SELECT_STANDING;
 pub(super) use probe::{Known, try_writes};
 pub(super) use row::Micros;
 #[cfg(test)]
-pub(super) use row::PLACES;
+pub(super) use row::{LOADED_PLACES, PLACES};
 #[cfg(test)]
 pub(super) use update::{DELETE_FREE_STATES, DELETE_STATES, UPDATE_FREE_STATES, UPDATE_STATES};
 pub(super) use write::write;

@@ -4,7 +4,8 @@
 //! row meanwhile proves nothing. **How.** End the process, but only while the server still lists that process id
 //! with that start time (process ids are reused), and wait until it is gone from the list: a process leaves the
 //! list after its transaction ended. The login role asks, whatever role is set for the sessions. A process that may not be
-//! ended, or whose start is not known, is only waited for.
+//! ended, or whose start is not known, is only waited for. What it committed may still lack the standbys that its client
+//! waited for, see [`super::confirm`].
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::time::sleep;
 
 use crate::deadline::within;
+use crate::postgres::confirm::confirm;
 use crate::postgres::durable_state::Micros;
 use crate::postgres::identity::shown;
 use crate::postgres::session::Sessions;
@@ -40,9 +42,10 @@ WHERE pid = $1
 /// The role that logged in: it sees and may end its own processes, which the role that is set at login may not.
 const SET_LOGIN_ROLE: &str = "SET ROLE NONE";
 
-/// How long to wait for a process to end, beyond opening a connection. It ends at its next interrupt check, which
+/// How long to wait for a process to end, or for a standby, beyond opening a connection. It ends at its next interrupt
+/// check, which
 /// takes milliseconds unless the machine stands still.
-const END_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
@@ -54,6 +57,10 @@ pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence
     };
     match within(END_WAIT_MAX, end(&mut connection, session)).await {
         Ok(Ok(fence)) => {
+            let fence = match fence {
+                Fence::Closed => confirm(sessions, &mut connection).await,
+                Fence::Open => Fence::Open,
+            };
             // The connection is of no more use; a farewell that fails changes nothing.
             drop(within(END_WAIT_MAX, connection.close()).await);
             fence
@@ -66,7 +73,10 @@ pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence
     }
 }
 
-async fn end(connection: &mut PgConnection, session: &WriterSession) -> Result<Fence, sqlx::Error> {
+pub(super) async fn end(
+    connection: &mut PgConnection,
+    session: &WriterSession,
+) -> Result<Fence, sqlx::Error> {
     shown(connection.execute(SET_LOGIN_ROLE).await)?;
     let Some(expected) = session.started_at_micros else {
         return wait(connection, session.process_id).await;

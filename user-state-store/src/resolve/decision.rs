@@ -8,7 +8,7 @@ use crate::store::{Change, Fence, StoredState, StoredValue, Write, WriteOutcome,
 
 /// A lost session may still apply the write, so a row that could change is no answer.
 const OPEN_SESSION: StoreError = StoreError::Unavailable(Cause::Other(
-    "a session that lost its client may still be writing",
+    "a session that lost its client may still be writing, or waits for a standby",
 ));
 
 /// The row is where the write expects it, and yet the repetition conflicted: somebody is writing just now.
@@ -49,7 +49,9 @@ enum Standing {
 /// The step after the repetition, and the session that may be running the repetition itself.
 pub(super) fn after_write(outcome: WriteOutcome) -> (Step, Option<WriterSession>) {
     match outcome {
-        WriteOutcome::Applied(_) => (Step::Done(Resolution::Applied), None),
+        WriteOutcome::Applied(db_timestamp) => {
+            (Step::Done(Resolution::Applied(db_timestamp)), None)
+        }
         WriteOutcome::Conflict => (Step::Read(Repetition::Conflicted), None),
         WriteOutcome::NotApplied(
             StoreError::Refused(_) | StoreError::TooLarge { .. } | StoreError::Unencodable { .. },
@@ -70,10 +72,16 @@ pub(super) fn after_read(
     fence: Fence,
     writers: Writers,
 ) -> Resolution {
-    // A row that cannot be read tells nothing, and will not until somebody mends it.
-    let Ok(row) = row else {
-        return Resolution::Unknown;
+    let row = match row {
+        Ok(row) => row,
+        Err(
+            error
+            @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_) | StoreError::Closed),
+        ) => return Resolution::Unresolved(error),
+        // A row that cannot be read says nothing, and will not until somebody repairs it.
+        Err(_) => return Resolution::Unknown,
     };
+    let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
     match (standing(write, repetition, row.as_ref()), fence, writers) {
         (Standing::Before, Fence::Closed, _) if repetition == Repetition::Refused => {
             Resolution::NotApplied
@@ -82,7 +90,7 @@ pub(super) fn after_read(
             Resolution::Unresolved(OPEN_SESSION)
         }
         (Standing::Before, _, _) => Resolution::Unresolved(MOVING),
-        (Standing::After, Fence::Closed, Writers::Sole) => Resolution::Applied,
+        (Standing::After, Fence::Closed, Writers::Sole) => Resolution::Applied(db_timestamp),
         (Standing::After, Fence::Open, Writers::Sole) => Resolution::Unresolved(OPEN_SESSION),
         (Standing::Beside, _, _) => Resolution::NotApplied,
         // After: someone else may have written the very same. Two marks are always equal, and so are two resets.
@@ -216,9 +224,9 @@ mod tests {
     }
 
     /// The answers for a row that is as the write leaves it.
-    fn as_written() -> [Resolution; 4] {
+    fn as_written(row: Option<&StoredState>) -> [Resolution; 4] {
         [
-            Resolution::Applied,
+            Resolution::Applied(row.map(|row| row.db_timestamp)),
             Resolution::Unknown,
             Resolution::Unresolved(OPEN_SESSION),
             Resolution::Unknown,
@@ -227,8 +235,10 @@ mod tests {
 
     #[test]
     fn a_repetition_that_hits_is_the_write() {
-        let (step, session) = after_write(WriteOutcome::Applied(None));
-        assert_eq!((step, session), (Step::Done(Resolution::Applied), None));
+        for at in [None, DateTime::from_timestamp_micros(7)] {
+            let applied = Step::Done(Resolution::Applied(at));
+            assert_eq!(after_write(WriteOutcome::Applied(at)), (applied, None));
+        }
     }
 
     #[test]
@@ -295,14 +305,20 @@ mod tests {
         for repetition in REPETITIONS {
             let mark = write(4, Change::Mark);
             let marked = row(5, StoredValue::Deleted);
-            assert_eq!(answers(&mark, repetition, Some(&marked)), as_written());
+            assert_eq!(
+                answers(&mark, repetition, Some(&marked)),
+                as_written(Some(&marked))
+            );
             for (expected, new) in [(0, 1), (4, 5), (4, 9)] {
-                let stored = state(new, b"ours");
+                let stored = StoredState {
+                    db_timestamp: DateTime::from_timestamp_micros(new).unwrap(),
+                    ..state(new, b"ours")
+                };
                 let answers = answers(&put(expected, new), repetition, Some(&stored));
-                assert_eq!(answers, as_written());
+                assert_eq!(answers, as_written(Some(&stored)));
             }
             let erase = write(4, Change::Erase);
-            assert_eq!(answers(&erase, repetition, None), as_written());
+            assert_eq!(answers(&erase, repetition, None), as_written(None));
         }
     }
 
@@ -416,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_cannot_be_read_tells_nothing() {
+    fn a_row_that_cannot_be_read_tells_nothing_and_one_that_did_not_come_is_asked_for_again() {
         let corrupt = StoreError::Corrupt {
             persistence_id: PersistenceId::unique("mall-user").unwrap(),
             serializer_id: SerializerId::NULL,
@@ -429,6 +445,10 @@ mod tests {
                     let row = Err(corrupt.clone());
                     let answer = after_read(&put(4, 5), repetition, row, fence, writers);
                     assert_eq!(answer, Resolution::Unknown);
+                    let unavailable = StoreError::Unavailable(Cause::Deadline);
+                    let row = Err(unavailable.clone());
+                    let answer = after_read(&put(4, 5), repetition, row, fence, writers);
+                    assert_eq!(answer, Resolution::Unresolved(unavailable));
                 }
             }
         }

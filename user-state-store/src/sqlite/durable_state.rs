@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use chrono::{DateTime, Utc};
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, TypeInfo as _, ValueRef as _};
 use tokio::time::{Instant, timeout_at};
 
 use crate::changes::{ChangesPage, ChangesQuery};
-use crate::error::{Cause, StoreError};
+use crate::error::{Cause, DatabaseError, StoreError};
+use crate::halving::{Failed, Halving};
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
 use crate::sqlite::connection::Lane;
-use crate::sqlite::error::{before_commit, cause};
-use crate::store::{BATCH_ROWS_MAX, StoredState};
+use crate::sqlite::error::{before_commit, cause, is_damage};
+use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState};
 
 mod apply;
 mod row;
@@ -23,10 +24,11 @@ mod write;
 use row::read;
 pub(super) use write::write;
 
-/// `?1` is a JSON array of ids, `?2` the most payload bytes that are read.
+/// `?1` is a JSON array of ids, `?2` the most payload bytes that are read; of a larger payload the number of its bytes is.
 const LOAD: &str = "\
 SELECT slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id, state_ser_manifest,
-    CASE WHEN octet_length(state_payload) <= ?2 THEN state_payload END AS state_payload, tags
+    CASE WHEN octet_length(state_payload) <= ?2 THEN state_payload END AS state_payload, tags,
+    CASE WHEN octet_length(state_payload) > ?2 THEN octet_length(state_payload) END AS payload_bytes
 FROM durable_state
 WHERE persistence_id IN (SELECT value FROM json_each(?1))
 ORDER BY persistence_id, revision";
@@ -50,12 +52,23 @@ WHERE persistence_id > ?1
 ORDER BY persistence_id
 LIMIT ?2";
 
+/// The same behind the bytes of an id whose type is `?3`.
+const PERSISTENCE_IDS_BEHIND_BYTES: &str = "\
+SELECT DISTINCT persistence_id
+FROM durable_state
+WHERE persistence_id > CASE ?3 WHEN 'TEXT' THEN CAST(?1 AS TEXT) ELSE ?1 END
+ORDER BY persistence_id
+LIMIT ?2";
+
+/// What was found for an id.
+type Found = Result<Option<StoredState>, StoreError>;
+
 /// Loads the rows of these ids, one answer per id.
 pub(super) async fn load(
     lane: &Lane,
     ids: &[PersistenceId],
     payload_bytes_max: usize,
-) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+) -> Result<Vec<Found>, StoreError> {
     if ids.len() > BATCH_ROWS_MAX {
         return Err(StoreError::TooLarge {
             what: "the number of ids in a load",
@@ -63,10 +76,97 @@ pub(super) async fn load(
             limit: BATCH_ROWS_MAX,
         });
     }
+    let share = match ids.len() {
+        0 | 1 => payload_bytes_max,
+        ids => payload_bytes_max.min(LOAD_BYTES_MAX / ids),
+    };
+    match load_part(lane, ids, payload_bytes_max, share).await {
+        Err(error) if damage(&error).is_some() => {
+            around_damage(lane, ids, payload_bytes_max, share, error).await
+        }
+        answer => answer,
+    }
+}
+
+/// Loads the rows of these ids again after that failed as a part of the file is damaged: only those in that part fail.
+async fn around_damage(
+    lane: &Lane,
+    ids: &[PersistenceId],
+    payload_bytes_max: usize,
+    share: usize,
+    error: StoreError,
+) -> Result<Vec<Found>, StoreError> {
+    let unreadable = |id: &PersistenceId, error| match damage(&error) {
+        Some(reason) => StoreError::Unreadable {
+            persistence_id: id.clone(),
+            reason,
+        },
+        None => error,
+    };
+    if let [id] = ids {
+        return Ok(vec![Err(unreadable(id, error))]);
+    }
+    let deadline = lane.deadline();
+    let mut found: Vec<Found> = ids.iter().map(|_| Ok(None)).collect();
+    let mut halving = Halving::of(ids.len());
+    let mut given_up: Option<StoreError> = None;
+    while let Some(part) = halving.next() {
+        let part_ids = ids.get(part.clone()).unwrap_or_default();
+        let places = found.get_mut(part.clone()).unwrap_or_default();
+        if let Some(error) = &given_up {
+            places.fill_with(|| Err(error.clone()));
+            continue;
+        }
+        let loading = load_part(lane, part_ids, payload_bytes_max, share);
+        let rows = timeout_at(deadline, loading)
+            .await
+            .unwrap_or(Err(StoreError::Unavailable(Cause::Deadline)));
+        match rows {
+            Ok(rows) => {
+                halving.on_answered();
+                for (place, row) in places.iter_mut().zip(rows) {
+                    *place = row;
+                }
+            }
+            Err(error) => {
+                let code = damage(&error).map(|error| error.code);
+                let alone = code
+                    .as_ref()
+                    .is_some_and(|code| halving.on_failed(&part, code) == Failed::Alone);
+                if code.is_none() || halving.is_hopeless() {
+                    given_up = Some(error.clone());
+                }
+                if code.is_none() || alone {
+                    for (place, id) in places.iter_mut().zip(part_ids) {
+                        *place = Err(unreadable(id, error.clone()));
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What a damaged part of the file is reported as.
+fn damage(error: &StoreError) -> Option<DatabaseError> {
+    match error {
+        StoreError::Misconfigured(Cause::Database(error)) if is_damage(error) => {
+            Some(error.clone())
+        }
+        _ => None,
+    }
+}
+
+async fn load_part(
+    lane: &Lane,
+    ids: &[PersistenceId],
+    payload_bytes_max: usize,
+    share: usize,
+) -> Result<Vec<Found>, StoreError> {
     let texts: Vec<&str> = ids.iter().map(PersistenceId::as_str).collect();
     let query = sqlx::query(LOAD)
         .bind(serde_json::Value::from(texts).to_string())
-        .bind(bound(payload_bytes_max));
+        .bind(bound(share));
     let rows = fetch(lane, query).await?;
     let mut states: HashMap<PersistenceId, (Revision, Result<StoredState, StoreError>)> =
         HashMap::with_capacity(rows.len());
@@ -125,18 +225,34 @@ pub(super) async fn persistence_ids(
     limit: usize,
 ) -> Result<Vec<PersistenceId>, StoreError> {
     // No id is empty, so every id is behind the empty text.
-    let query = sqlx::query(PERSISTENCE_IDS)
-        .bind(after.map_or("", PersistenceId::as_str))
-        .bind(bound(limit));
-    fetch(lane, query)
-        .await?
-        .iter()
-        .map(|row| {
-            let id = row.try_get::<&str, _>(0);
-            id.map(PersistenceId::stored)
-                .map_err(|error| StoreError::Misconfigured(cause(&error)))
-        })
-        .collect()
+    let after = after.map_or("", PersistenceId::as_str);
+    let mut query = sqlx::query(PERSISTENCE_IDS).bind(after).bind(bound(limit));
+    let mut left_out = 0_usize;
+    loop {
+        let rows = fetch(lane, query).await?;
+        let ids: Vec<_> = rows
+            .iter()
+            .filter_map(|row| row.try_get::<&str, _>(0).ok().map(PersistenceId::stored))
+            .collect();
+        left_out += rows.len() - ids.len();
+        // At least one id if there is any, so that the caller can go on behind it.
+        let Some(last) = rows.last().filter(|_| ids.is_empty()) else {
+            if left_out > 0 {
+                tracing::warn!(
+                    left_out,
+                    "stored persistence ids are no text of Unicode and were left out of a page"
+                );
+            }
+            return Ok(ids);
+        };
+        let broken = |error| StoreError::Misconfigured(cause(&error));
+        let bytes: Vec<u8> = last.try_get_unchecked(0).map_err(broken)?;
+        let value = last.try_get_raw(0).map_err(broken)?;
+        query = sqlx::query(PERSISTENCE_IDS_BEHIND_BYTES)
+            .bind(bytes)
+            .bind(bound(limit))
+            .bind(value.type_info().name().to_owned());
+    }
 }
 
 /// A statement's failure.

@@ -63,6 +63,14 @@ pub(super) fn kind(error: &sqlx::Error) -> Kind {
     }
 }
 
+/// Whether a part of the file is damaged. Other parts may be fine.
+pub(super) fn is_damage(error: &DatabaseError) -> bool {
+    error
+        .code
+        .parse::<u32>()
+        .is_ok_and(|code| code & 0xff == CORRUPT)
+}
+
 /// Reduces an error to what may be shown.
 pub(super) fn cause(error: &sqlx::Error) -> Cause {
     match error {

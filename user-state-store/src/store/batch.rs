@@ -16,6 +16,10 @@ pub const BATCH_ROWS_MAX: usize = 500;
 /// write may exceed it; the payload's own limit holds for that.
 pub const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// The most payload bytes that a load answers with, and so the most that one holds in memory. A load of a single id may
+/// exceed it; the payload's own limit holds for that.
+pub const LOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Writes of distinct entities, sorted by persistence id.
 ///
 /// The order makes concurrent writers lock rows in the same order; distinct ids make each outcome belong to

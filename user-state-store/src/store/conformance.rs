@@ -232,6 +232,7 @@ macro_rules! conformance_tests {
             reading::a_load_answers_each_id_in_the_order_asked;
             reading::a_load_of_no_ids_has_no_answers;
             reading::a_load_of_too_many_ids_is_refused;
+            reading::a_load_withholds_payloads_beyond_their_share;
             writing::a_row_reads_back_as_it_was_written;
             writing::an_update_applies_only_at_the_expected_revision;
             writing::an_update_of_an_absent_entity_conflicts;

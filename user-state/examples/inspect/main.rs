@@ -22,7 +22,7 @@ use std::sync::Arc;
 use clap::Parser;
 use user_state_store::{
     Access, BATCH_ROWS_MAX, ConnectOptions, DurableStateStore, OpenError, PersistenceId,
-    StoreError, StoredState, Tz, UserStateMapping,
+    StoreError, StoredState, Tz, UserStateMapping, load_in_parts,
 };
 
 #[path = "../shared/exit.rs"]
@@ -109,10 +109,21 @@ async fn load(
     store: &dyn DurableStateStore,
     ids: &[PersistenceId],
 ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, Failure> {
-    let rows = store.load(ids).await;
-    let rows = rows.map_err(|error| Failure::unavailable(&error))?;
+    let mut rows: Vec<_> = ids.iter().map(|_| Ok(None)).collect();
+    load_in_parts(store, ids, |place, row| {
+        if let Some(slot) = rows.get_mut(place) {
+            *slot = row;
+        }
+    })
+    .await;
     let failed = rows.iter().find_map(|row| match row {
-        Ok(_) | Err(StoreError::Corrupt { .. } | StoreError::DuplicateRows { .. }) => None,
+        Ok(_)
+        | Err(
+            StoreError::Corrupt { .. }
+            | StoreError::Unreadable { .. }
+            | StoreError::DuplicateRows { .. }
+            | StoreError::Refused(_),
+        ) => None,
         Err(error) => Some(Failure::unavailable(error)),
     });
     failed.map_or(Ok(rows), Err)

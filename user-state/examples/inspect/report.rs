@@ -108,6 +108,10 @@ impl Report {
                     }
                 }
             }
+            StoredValue::Withheld { payload_bytes } => {
+                report.status = UNREADABLE;
+                report.error = Some(format!("the payload of {payload_bytes} bytes did not come"));
+            }
             StoredValue::Deleted => {
                 report.serializer = Some(SerializerId::NULL.0);
                 report.manifest = Some(String::new());

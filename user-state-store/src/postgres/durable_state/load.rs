@@ -3,19 +3,22 @@
 use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
+use tokio::time::Instant;
 
 use crate::connect::StoreSettings;
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
+use crate::postgres::connection::answer_deadline;
 use crate::postgres::durable_state::array::Array;
 use crate::postgres::durable_state::asked::{Answers, Asked};
-use crate::postgres::durable_state::payload_column::{Statement, reading_payload};
+use crate::postgres::durable_state::culprits::Search;
+use crate::postgres::durable_state::payload_column::{Statement, giving_payload};
 use crate::postgres::durable_state::row::Reader;
 use crate::postgres::pool::{Call, Pool};
-use crate::store::{BATCH_ROWS_MAX, StoredState};
+use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState};
 
-/// The rows of some ids.
-pub(in crate::postgres) const SELECT_STATES: Statement = reading_payload!(
+/// The rows of some ids. A payload of more than `$2` bytes does not leave the server; the number of its bytes does.
+pub(in crate::postgres) const SELECT_STATES: Statement = giving_payload!(
     "\
 SELECT
   d.persistence_id,
@@ -25,26 +28,41 @@ SELECT
   d.db_timestamp,
   d.state_ser_id,
   d.state_ser_manifest,
-  ",
-    limit: "$2",
-    ",
-  d.tags
+  d.given AS state_payload,
+  d.tags,
+  CASE WHEN d.given IS NULL THEN octet_length(",
+    ") END AS payload_bytes
 FROM UNNEST($1::text[]) AS w (persistence_id)
 CROSS JOIN LATERAL (
-  SELECT *
-  FROM durable_state
-  WHERE durable_state.persistence_id = w.persistence_id
+  SELECT
+    persistence_id,
+    slice,
+    entity_type,
+    revision,
+    db_timestamp,
+    state_ser_id,
+    state_ser_manifest,
+    state_payload,
+    tags,
+    ",
+    limit: "$2",
+    " AS given
+  FROM durable_state AS d
+  WHERE d.persistence_id = w.persistence_id
   -- Keeps the planner at one index probe per id, also while it has no statistics.
   OFFSET 0
 ) AS d"
 );
+
+/// What was found for an id.
+pub(super) type Found = Result<Option<StoredState>, StoreError>;
 
 /// Loads the rows of these ids. See [`crate::DurableStateStore::load`].
 pub(in crate::postgres) async fn load(
     pool: &Pool,
     settings: &StoreSettings,
     ids: &[PersistenceId],
-) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+) -> Result<Vec<Found>, StoreError> {
     if ids.len() > BATCH_ROWS_MAX {
         return Err(StoreError::TooLarge {
             what: "the number of ids",
@@ -55,28 +73,61 @@ pub(in crate::postgres) async fn load(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
+    let deadline = Instant::now() + answer_deadline(settings);
+    let share = share(ids.len(), settings);
+    match load_part(pool, settings, ids, share).await {
+        Ok(found) => found,
+        Err(failure) => {
+            let search = Search {
+                pool,
+                settings,
+                ids,
+                share,
+                deadline,
+            };
+            search.after(failure).await
+        }
+    }
+}
+
+/// The largest payload that comes in an answer for so many ids.
+fn share(ids: usize, settings: &StoreSettings) -> usize {
+    match ids {
+        0 | 1 => settings.payload_bytes_max,
+        ids => settings.payload_bytes_max.min(LOAD_BYTES_MAX / ids),
+    }
+}
+
+/// Loads the rows of these ids with one statement.
+pub(super) async fn load_part(
+    pool: &Pool,
+    settings: &StoreSettings,
+    ids: &[PersistenceId],
+    share: usize,
+) -> Result<Result<Vec<Found>, StoreError>, crate::postgres::error::Failure> {
     let asked = Asked::new(ids);
     let load = Load {
         asked: &asked,
         settings,
+        share,
     };
-    pool.read(settings, load).await?
+    pool.read(settings, load).await
 }
 
 /// The rows of these ids.
 struct Load<'call> {
     asked: &'call Asked<'call>,
     settings: &'call StoreSettings,
+    share: usize,
 }
 
 impl Call for Load<'_> {
-    type Answer = Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError>;
+    type Answer = Result<Vec<Found>, StoreError>;
 
     async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
-        let limit = self.settings.payload_bytes_max;
         let mut rows = sqlx::query(SELECT_STATES.of(self.settings.payload_column))
             .bind(Array::new(self.asked.distinct()))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(i64::try_from(self.share).unwrap_or(i64::MAX))
             .fetch(connection);
         let mut answers = Answers::to(self.asked);
         let mut reader = None;
@@ -94,6 +145,23 @@ impl Call for Load<'_> {
 fn note(answers: &mut Answers<'_>, row: &PgRow, reader: &mut Reader<'_>) -> Result<(), StoreError> {
     let id = reader.persistence_id(row)?;
     let revision = reader.revision(row);
-    answers.add(id, revision, |id| reader.stored_state(row, id));
+    answers.add(id, revision, |id| reader.loaded_state(row, id));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_room_for_the_share_of_every_id() {
+        let mut settings = StoreSettings::default();
+        assert_eq!(share(1, &settings), settings.payload_bytes_max);
+        assert_eq!(share(8, &settings), 1024 * 1024);
+        settings.payload_bytes_max = 64 * 1024 * 1024;
+        assert_eq!(share(1, &settings), settings.payload_bytes_max);
+        for ids in 2..=BATCH_ROWS_MAX {
+            assert!(ids * share(ids, &settings) <= LOAD_BYTES_MAX, "{ids}");
+        }
+    }
 }

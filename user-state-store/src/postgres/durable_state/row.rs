@@ -87,6 +87,9 @@ const TAGS: usize = 8;
 /// Behind them, in a page of changes only.
 const UNTIL: usize = 9;
 
+/// Behind them, in a load only: the payload's number of bytes where it did not come.
+const PAYLOAD_BYTES: usize = 9;
+
 /// The places, and what has to stand there.
 #[cfg(test)]
 pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
@@ -101,6 +104,14 @@ pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
     (TAGS, "tags"),
     (UNTIL, "until"),
 ];
+
+/// The places in a load.
+#[cfg(test)]
+pub(in crate::postgres) const LOADED_PLACES: [(usize, &str); 10] = {
+    let mut places = PLACES;
+    places[9] = (PAYLOAD_BYTES, "payload_bytes");
+    places
+};
 
 /// Reads the rows of one result.
 ///
@@ -161,6 +172,21 @@ impl<'settings> Reader<'settings> {
         self.cell(row, UNTIL).and_then(Micros::date_time)
     }
 
+    /// The row of a load as a state, whose payload may have been withheld.
+    pub(super) fn loaded_state(
+        &mut self,
+        row: &PgRow,
+        persistence_id: PersistenceId,
+    ) -> Result<StoredState, StoreError> {
+        let withheld = row.try_get_raw(PAYLOAD_BYTES).ok();
+        let withheld = withheld.filter(|value| !value.is_null());
+        let payload_bytes = withheld
+            .and_then(|value| <i32 as Decode<Postgres>>::decode(value).ok())
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .filter(|bytes| *bytes <= self.settings.payload_bytes_max);
+        self.state(row, persistence_id, payload_bytes)
+    }
+
     /// The row as a state, or what is wrong with it.
     ///
     /// A NULL manifest is read as the empty one: a mapping that needs a class name then says what it misses.
@@ -169,24 +195,35 @@ impl<'settings> Reader<'settings> {
         row: &PgRow,
         persistence_id: PersistenceId,
     ) -> Result<StoredState, StoreError> {
+        self.state(row, persistence_id, None)
+    }
+
+    fn state(
+        &mut self,
+        row: &PgRow,
+        persistence_id: PersistenceId,
+        withheld: Option<usize>,
+    ) -> Result<StoredState, StoreError> {
         let serializer_id = SerializerId(self.cell(row, STATE_SER_ID).unwrap_or_default());
         let manifest = self.manifest(row);
         let marker = payload_column::marker(self.settings.payload_column);
-        match self.columns(row) {
+        match self.columns(row, withheld) {
             Ok(columns) => Ok(StoredState {
                 persistence_id,
                 slice: columns.slice,
                 entity_type: columns.entity_type.into(),
                 revision: columns.revision,
                 db_timestamp: columns.db_timestamp,
-                value: if serializer_id == SerializerId::NULL && columns.state_payload == marker {
-                    StoredValue::Deleted
-                } else {
-                    StoredValue::State(Payload {
+                value: match (withheld, columns.state_payload) {
+                    (Some(payload_bytes), _) => StoredValue::Withheld { payload_bytes },
+                    (None, payload) if serializer_id == SerializerId::NULL && payload == marker => {
+                        StoredValue::Deleted
+                    }
+                    (None, payload) => StoredValue::State(Payload {
                         serializer_id,
                         manifest,
-                        bytes: columns.state_payload.to_vec(),
-                    })
+                        bytes: payload.to_vec(),
+                    }),
                 },
                 tags: columns.tags,
             }),
@@ -227,7 +264,11 @@ impl<'settings> Reader<'settings> {
         Some(tags)
     }
 
-    fn columns<'row>(&mut self, row: &'row PgRow) -> Result<Columns<'row>, DecodeError> {
+    fn columns<'row>(
+        &mut self,
+        row: &'row PgRow,
+        withheld: Option<usize>,
+    ) -> Result<Columns<'row>, DecodeError> {
         let slice: i32 = self
             .cell(row, SLICE)
             .ok_or(malformed("column slice is no number"))?;
@@ -257,9 +298,11 @@ impl<'settings> Reader<'settings> {
                 .ok_or(DecodeError::TimeOutOfRange {
                     field: "db_timestamp",
                 })?,
-            state_payload: state_payload.ok_or(DecodeError::TooLarge {
-                limit: self.settings.payload_bytes_max,
-            })?,
+            state_payload: state_payload.or(withheld.map(|_| [].as_slice())).ok_or(
+                DecodeError::TooLarge {
+                    limit: self.settings.payload_bytes_max,
+                },
+            )?,
             tags,
         })
     }

@@ -55,17 +55,23 @@ fn read_columns(
     let revision: i64 = column(row, "revision", "the column revision is no number")?;
     let micros: i64 = column(row, "db_timestamp", "the column db_timestamp is no number")?;
     let bytes: Option<Vec<u8>> = column(row, "state_payload", "the payload is no blob")?;
-    let bytes = bytes.ok_or(DecodeError::TooLarge {
-        limit: payload_bytes_max,
-    })?;
-    let value = if serializer_id == SerializerId::NULL && bytes.is_empty() {
-        StoredValue::Deleted
-    } else {
-        StoredValue::State(Payload {
+    let value = match (bytes, withheld(row)) {
+        (Some(bytes), _) if serializer_id == SerializerId::NULL && bytes.is_empty() => {
+            StoredValue::Deleted
+        }
+        (Some(bytes), _) => StoredValue::State(Payload {
             serializer_id,
             manifest: manifest.clone(),
             bytes,
-        })
+        }),
+        (None, Some(payload_bytes)) if payload_bytes <= payload_bytes_max => {
+            StoredValue::Withheld { payload_bytes }
+        }
+        (None, _) => {
+            return Err(DecodeError::TooLarge {
+                limit: payload_bytes_max,
+            });
+        }
     };
     Ok(StoredState {
         persistence_id: persistence_id.clone(),
@@ -77,6 +83,12 @@ fn read_columns(
         value,
         tags: read_tags(row)?,
     })
+}
+
+/// How many bytes the payload has that a load left out.
+fn withheld(row: &SqliteRow) -> Option<usize> {
+    let bytes: Option<i64> = row.try_get("payload_bytes").ok()?;
+    usize::try_from(bytes?).ok()
 }
 
 fn column<'r, T>(row: &'r SqliteRow, name: &str, problem: &'static str) -> Result<T, DecodeError>
