@@ -14,7 +14,7 @@ mod update;
 mod write;
 
 #[cfg(test)]
-pub(super) use changes::SELECT_CHANGES;
+pub(super) use changes::{SELECT_CHANGES, SELECT_FIRST_CHANGE};
 pub(super) use changes::changes;
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};

@@ -63,6 +63,16 @@ impl Failure {
         }
     }
 
+    /// Whether the server could not give a value that is stored: a damaged one, or one that it cannot convert. The session
+    /// is as fit as before.
+    pub(super) fn is_of_a_value(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Unavailable(Cause::Database(error)) => error.code.starts_with("XX"),
+            _ => false,
+        }
+    }
+
     /// The same failure of a statement that changes nothing before a later COMMIT that was not sent.
     pub(super) fn surely_not_applied(self) -> Self {
         match self {

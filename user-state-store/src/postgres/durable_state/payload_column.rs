@@ -57,6 +57,59 @@ macro_rules! reading_payload {
     };
 }
 
+/// A statement that reads `d.state_payload` as `reading_payload` does, and sums up sizes before: those of bytes as they are,
+/// those of JSON as they are stored, since the server would have to unpack it to know more.
+macro_rules! paging_payloads {
+    (
+        $before:literal, limit: $limit:literal, $between:literal, size: $row:literal, $and:literal,
+        size: $again:literal, $after:literal
+    ) => {
+        $crate::postgres::durable_state::payload_column::Statement {
+            bytea: concat!(
+                $before,
+                "CASE WHEN octet_length(d.state_payload) <= ",
+                $limit,
+                " THEN d.state_payload END AS state_payload",
+                $between,
+                "octet_length(",
+                $row,
+                ")",
+                $and,
+                "octet_length(",
+                $again,
+                ")",
+                $after
+            ),
+            json: $crate::postgres::durable_state::payload_column::paging_json!(
+                $before, $limit, $between, $row, $and, $again, $after
+            ),
+            jsonb: $crate::postgres::durable_state::payload_column::paging_json!(
+                $before, $limit, $between, $row, $and, $again, $after
+            ),
+        }
+    };
+}
+
+macro_rules! paging_json {
+    ($before:literal, $limit:literal, $between:literal, $row:literal, $and:literal, $again:literal, $after:literal) => {
+        concat!(
+            $before,
+            "CASE WHEN octet_length(d.state_payload::text) <= ",
+            $limit,
+            " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
+            $between,
+            "pg_column_size(",
+            $row,
+            ")",
+            $and,
+            "pg_column_size(",
+            $again,
+            ")",
+            $after
+        )
+    };
+}
+
 /// A statement that writes `w.state_payload`, which came as bytes, between its first part and the rest.
 macro_rules! writing_payload {
     ($before:literal, $after:literal) => {
@@ -76,7 +129,7 @@ macro_rules! writing_payload {
     };
 }
 
-pub(super) use {reading_payload, writing_payload};
+pub(super) use {paging_json, paging_payloads, reading_payload, writing_payload};
 
 impl Statement {
     /// Its text for this type.

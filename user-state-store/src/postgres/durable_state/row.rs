@@ -84,12 +84,14 @@ const STATE_SER_MANIFEST: usize = 6;
 const STATE_PAYLOAD: usize = 7;
 const TAGS: usize = 8;
 
-/// Behind them, in a page of changes only.
+/// Behind them, in the last row of a page of changes only.
 const UNTIL: usize = 9;
+const NEXT: usize = 10;
+const ROWS: usize = 11;
 
 /// The places, and what has to stand there.
 #[cfg(test)]
-pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
+pub(in crate::postgres) const PLACES: [(usize, &str); 12] = [
     (PERSISTENCE_ID, "persistence_id"),
     (SLICE, "slice"),
     (ENTITY_TYPE, "entity_type"),
@@ -100,6 +102,8 @@ pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
     (STATE_PAYLOAD, "state_payload"),
     (TAGS, "tags"),
     (UNTIL, "until"),
+    (NEXT, "next"),
+    (ROWS, "rows"),
 ];
 
 /// Reads the rows of one result.
@@ -109,7 +113,7 @@ pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
 pub(super) struct Reader<'settings> {
     settings: &'settings StoreSettings,
     /// Whether the column at each place has the type that is read there.
-    readable: [bool; 10],
+    readable: [bool; 12],
     manifest: Option<Manifest>,
     /// The last tags, and their form in the row.
     tags: Option<(Box<[u8]>, Tags)>,
@@ -131,6 +135,8 @@ impl<'settings> Reader<'settings> {
                 is_readable::<&[u8]>(row, STATE_PAYLOAD),
                 is_readable::<Vec<Option<String>>>(row, TAGS),
                 is_readable::<Micros>(row, UNTIL),
+                is_readable::<Micros>(row, NEXT),
+                is_readable::<i64>(row, ROWS),
             ],
             manifest: None,
             tags: None,
@@ -159,6 +165,29 @@ impl<'settings> Reader<'settings> {
     /// The upper bound of a page's times.
     pub(super) fn until(&self, row: &PgRow) -> Option<DateTime<Utc>> {
         self.cell(row, UNTIL).and_then(Micros::date_time)
+    }
+
+    /// When the first row behind a page was written, if the server looked for it.
+    pub(super) fn next(&self, row: &PgRow) -> Option<DateTime<Utc>> {
+        self.cell(row, NEXT).and_then(Micros::date_time)
+    }
+
+    /// How many rows were looked at for a page.
+    pub(super) fn rows(&self, row: &PgRow) -> Option<usize> {
+        let rows: Option<i64> = self.cell(row, ROWS);
+        rows.and_then(|rows| usize::try_from(rows).ok())
+    }
+
+    /// The row's slice, revision and time, as far as they can be read.
+    pub(super) fn place(&self, row: &PgRow) -> (Option<Slice>, Option<i64>, Option<DateTime<Utc>>) {
+        let slice: Option<i32> = self.cell(row, SLICE);
+        let slice = slice.and_then(|slice| u16::try_from(slice).ok());
+        let at: Option<Micros> = self.cell(row, DB_TIMESTAMP);
+        (
+            slice.and_then(Slice::new),
+            self.cell(row, REVISION),
+            at.and_then(Micros::date_time),
+        )
     }
 
     /// The row as a state, or what is wrong with it.
