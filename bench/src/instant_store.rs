@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use user_state_domain::UserState;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PersistenceId, Revision,
+    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PageEnd, PersistenceId, Revision,
     StateMapping as _, StoreError, StoredState, StoredValue, UserStateMapping, WriteBatch,
     WriteOutcome, WriteSignal, WriterSession,
 };
@@ -75,6 +75,7 @@ impl DurableStateStore for InstantStore {
         Ok(ChangesPage {
             states: Vec::new(),
             until: self.at,
+            end: PageEnd::Complete,
         })
     }
 

@@ -2,10 +2,11 @@
 //! other (`changes/live.rs`) goes on.
 //!
 //! **Problem.** Rows that share a `db_timestamp` may lie on two pages, and a reader that goes on later must
-//! neither miss one of them nor get one twice.
+//! neither miss one of them nor get one twice. A page must not cost more because much lies behind it.
 //!
-//! **How.** As Pekko's `currentChangesBySlices`: an offset is a time and the entities seen at exactly that time. Each page
-//! begins at the time of the last one, and what was seen is left out. The pure part is `changes/feed.rs`.
+//! **How.** As Pekko's `currentChangesBySlices`: an offset is a time and the entities seen at exactly that time. Within a
+//! feed, each page goes on behind the last row of the one before, by time, revision and id, and looks at a stretch of time
+//! that is about as long as a page. The pure parts are `changes/feed.rs` and `changes/scan.rs`.
 //!
 //! **Guarantees.** Every entity of the slices whose latest write was committed before the feed began and lies behind
 //! the offset comes, at least with its then latest state; oldest first. An entity written meanwhile comes as it was or
@@ -14,10 +15,8 @@
 //! **Not here.** In the feed that ends: a transaction that takes its time before another one and commits after it. On
 //! PostgreSQL it can be overtaken; the live feed looks back for it.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, stream};
@@ -25,21 +24,29 @@ use futures_util::{Stream, stream};
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
-use crate::slice::SliceRange;
-use crate::store::{BATCH_ROWS_MAX, DurableStateStore, StoredState};
+use crate::slice::{Slice, SliceRange};
+use crate::store::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, DurableStateStore, StoredState};
 
 mod feed;
 mod live;
+mod scan;
+mod seen;
 mod settings;
 
 use feed::Feed;
 pub use live::changes_by_slices;
+pub use seen::Seen;
 pub use settings::{FeedSettings, InvalidFeedSettings};
 
-/// The rows of a page of a feed or of ids.
-///
-/// Rows of one batch share their time, and as many as fill a page cannot be told from more than fill it: so a page
-/// holds two of the largest batches.
+/// The most payload bytes in a page of changes, unless its only row has more.
+pub const PAGE_BYTES_MAX: usize = BATCH_BYTES_MAX;
+
+/// The rows of a page of the feed that ends: each page costs a probe per slice, which is little beside so many rows.
+const ENDING_PAGE_ROWS: NonZeroUsize = PAGE_ROWS.saturating_mul(PAGES);
+
+const PAGES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(3);
+
+/// The rows of a page of a live feed or of ids, unless set otherwise: two of the largest batches.
 const PAGE_ROWS: NonZeroUsize = match NonZeroUsize::new(2 * BATCH_ROWS_MAX) {
     Some(rows) => rows,
     None => NonZeroUsize::MIN,
@@ -61,9 +68,7 @@ pub struct TimestampOffset {
     /// Changes before this instant were seen; 1970-01-01 at the start of a feed.
     pub timestamp: DateTime<Utc>,
     /// The entities seen at exactly this instant, with the revision seen.
-    ///
-    /// Shared, since the offsets of the changes of one instant differ little.
-    pub seen: Arc<BTreeMap<PersistenceId, Revision>>,
+    pub seen: Seen,
 }
 
 impl TimestampOffset {
@@ -71,28 +76,27 @@ impl TimestampOffset {
     fn at(timestamp: DateTime<Utc>) -> Self {
         Self {
             timestamp,
-            seen: Arc::default(),
+            seen: Seen::default(),
         }
     }
 
-    /// Goes on to a row, unless it was seen; whether it was not. A new instant forgets who was seen at the one before.
-    fn see(&mut self, id: &PersistenceId, at: DateTime<Utc>, revision: Revision) -> bool {
-        match at.cmp(&self.timestamp) {
-            Ordering::Less => return false,
-            Ordering::Equal => {
-                if self.seen.get(id).is_some_and(|seen| *seen >= revision) {
-                    return false;
-                }
-            }
-            Ordering::Greater => *self = Self::at(at),
+    /// Goes on to a row that is not before this offset. A new instant forgets what was seen at the one before.
+    fn go_on(&mut self, id: PersistenceId, at: DateTime<Utc>, revision: Revision) {
+        if at > self.timestamp {
+            *self = Self::at(at);
         }
-        // Copies only while somebody still holds the offset of the change before.
-        Arc::make_mut(&mut self.seen).insert(id.clone(), revision);
-        true
+        self.seen.push(id, revision);
     }
 }
 
 /// A question for one page of changes.
+///
+/// ```
+/// use user_state_store::{ChangesQuery, SliceRange};
+///
+/// let query = ChangesQuery::all("User", SliceRange::ALL);
+/// assert_eq!((query.after, query.to, query.until), (None, None, None));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangesQuery {
     /// The entity type; empty for plain ids.
@@ -101,19 +105,158 @@ pub struct ChangesQuery {
     pub slices: SliceRange,
     /// Only rows written at or after this instant.
     pub from: DateTime<Utc>,
+    /// Of the rows written at exactly `from`, only those behind this one in the order of a page; `None` for all of them.
+    pub after: Option<RowKey>,
+    /// Looks no farther than to this instant, which is excluded, however early that is before `until`.
+    pub to: Option<DateTime<Utc>>,
     /// Only rows written before this instant; `None` for the transaction time of the query itself.
     pub until: Option<DateTime<Utc>>,
-    /// The most rows in the page.
+    /// The most rows in the page. Their payloads have at most [`PAGE_BYTES_MAX`] bytes together, or it is one row.
     pub limit: NonZeroUsize,
+    /// The most rows that are looked at: where as many are found, the answer is [`PageEnd::Crowded`]. `None` looks at
+    /// all of them to find the first.
+    pub rows_max: Option<NonZeroUsize>,
+}
+
+impl ChangesQuery {
+    /// The first page of everything until now, at most 1,000 rows.
+    pub fn all(entity_type: &str, slices: SliceRange) -> Self {
+        Self {
+            entity_type: entity_type.into(),
+            slices,
+            from: DateTime::UNIX_EPOCH,
+            after: None,
+            to: None,
+            until: None,
+            limit: PAGE_ROWS,
+            rows_max: None,
+        }
+    }
+
+    /// How few rows are so few that the answer says where the next row is.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn few(&self) -> usize {
+        (self.limit.get() / 16).max(1)
+    }
+
+    /// Where the rows behind this one begin, or those of the whole page.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn behind(&self, last: Option<&StoredState>) -> (DateTime<Utc>, Option<RowKey>) {
+        match last {
+            Some(last) => (last.db_timestamp, Some(RowKey::of(last))),
+            None => (self.from, self.after.clone()),
+        }
+    }
+
+    /// The page of these rows, of all that were looked at; `next` is when the first row behind them was written, if they
+    /// are few and there is one.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn page(
+        &self,
+        states: Vec<StoredState>,
+        unreadable: Option<UnreadableRow>,
+        rows: usize,
+        next: Option<DateTime<Utc>>,
+        until: DateTime<Utc>,
+    ) -> ChangesPage {
+        let is_crowded = self.rows_max.is_some_and(|max| rows >= max.get());
+        let cut = states.last().filter(|_| states.len() < rows);
+        let to = self.to.filter(|to| *to < until);
+        let end = match (unreadable, cut, to, next) {
+            (Some(row), ..) => PageEnd::Unreadable(Box::new(row)),
+            (None, Some(last), ..) => PageEnd::Behind(last.db_timestamp, RowKey::of(last)),
+            _ if is_crowded => PageEnd::Crowded,
+            (_, _, None, _) => PageEnd::Complete,
+            (_, _, Some(_), Some(next)) => PageEnd::Before(next),
+            (_, _, Some(_), None) if rows < self.few() => PageEnd::Complete,
+            (_, _, Some(to), None) => PageEnd::Before(to),
+        };
+        ChangesPage { states, until, end }
+    }
+}
+
+/// A row among those of one instant: pages are ordered by `db_timestamp`, then revision, then persistence id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowKey {
+    /// The revision, as the column has it: in a row that cannot be read it may be negative.
+    pub revision: i64,
+    /// Whose row it is.
+    pub persistence_id: PersistenceId,
+}
+
+impl RowKey {
+    /// The key of a row.
+    pub fn of(state: &StoredState) -> Self {
+        Self {
+            revision: state.revision.get(),
+            persistence_id: state.persistence_id.clone(),
+        }
+    }
 }
 
 /// The answer to a [`ChangesQuery`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangesPage {
-    /// The rows, by `db_timestamp`, then revision.
+    /// The rows, by `db_timestamp`, then revision, then persistence id.
     pub states: Vec<StoredState>,
     /// The upper bound that was used: give it as `until` to ask for the next page of the same query.
     pub until: DateTime<Utc>,
+    /// How far the page reaches.
+    pub end: PageEnd,
+}
+
+/// How far a [`ChangesPage`] reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageEnd {
+    /// There are no more rows before [`ChangesPage::until`].
+    Complete,
+    /// There are no more rows before this instant. Go on from it.
+    Before(DateTime<Utc>),
+    /// There may be more rows behind this one, which is the last of the page. Go on `from` its instant, `after` it.
+    Behind(DateTime<Utc>, RowKey),
+    /// The page is empty, since [`ChangesQuery::rows_max`] rows or more would have to be looked at. Ask for an earlier
+    /// [`ChangesQuery::to`].
+    Crowded,
+    /// The next row behind those of the page cannot be read.
+    Unreadable(Box<UnreadableRow>),
+}
+
+/// A row that a page of changes cannot give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableRow {
+    /// Whose row it is.
+    pub persistence_id: PersistenceId,
+    /// Its slice.
+    pub slice: Slice,
+    /// Its revision, as the column has it.
+    pub revision: i64,
+    /// When it was last written.
+    pub db_timestamp: DateTime<Utc>,
+    /// What is wrong with it: [`StoreError::Corrupt`], or what the database said when it was to give the row.
+    pub reason: StoreError,
+}
+
+impl UnreadableRow {
+    fn key(&self) -> RowKey {
+        RowKey {
+            revision: self.revision,
+            persistence_id: self.persistence_id.clone(),
+        }
+    }
+
+    /// The revision that stands for it in an offset.
+    fn seen_as(&self) -> Revision {
+        Revision::new(self.revision).unwrap_or_default()
+    }
+}
+
+/// The row that a feed cannot get past, and the choice to go on behind it; see [`StoreError::UnreadableChange`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableChange {
+    /// The row.
+    pub row: UnreadableRow,
+    /// A feed that begins at this offset goes on behind the row, and leaves it out.
+    pub behind: TimestampOffset,
 }
 
 /// A state out of a change feed; see [`current_changes_by_slices`].
@@ -128,12 +271,15 @@ pub struct StateChange {
 /// The latest states of an entity type's entities in some slices, oldest first, up to the moment the feed begins.
 ///
 /// As Pekko's `currentChangesBySlices`: marks of deletion are included, what was seen at the offset is not, and
-/// the end is the database's time when the first page is read, itself excluded. The feed reads a page of 1,000 rows
-/// when the one before is used up, and ends with the first page that holds nothing new.
+/// the end is the database's time when the first page is read, itself excluded. The feed reads a page of at most 4,000
+/// rows and 8 MiB of payload when the one before is used up.
+///
+/// **Cost.** A page costs what it returns and a probe of the index per slice, however many rows lie behind it. Pages
+/// inside an instant are the exception: each looks at all rows of the instant that are left.
 ///
 /// # Errors
-/// Those of [`DurableStateStore::changes`]; [`StoreError::TooLarge`] where more rows than a page holds share
-/// one time, since a feed cannot get past them. After an error the stream ends.
+/// Those of [`DurableStateStore::changes`], and [`StoreError::UnreadableChange`] behind the last row before one that
+/// cannot be read. After an error the stream ends. To go on behind that row, begin a feed at the offset in the error.
 ///
 /// # Cancel safety
 /// The stream may be dropped, and begun again from the offset of the last change that was taken.
@@ -161,19 +307,21 @@ pub fn current_changes_by_slices<'a>(
     slices: SliceRange,
     offset: TimestampOffset,
 ) -> impl Stream<Item = Result<StateChange, StoreError>> + Send + 'a {
-    let feed = Feed::new(entity_type, slices, offset, PAGE_ROWS);
+    let feed = Feed::new(entity_type, slices, offset, ENDING_PAGE_ROWS);
     stream::try_unfold(
         (feed, VecDeque::new()),
         move |(mut feed, mut ready)| async move {
-            while ready.is_empty() {
-                let Some(query) = feed.next_query() else {
+            loop {
+                if let Some(state) = ready.pop_front() {
+                    let change = feed.tell(state);
+                    return Ok(Some((change, (feed, ready))));
+                }
+                let Some(query) = feed.next_query()? else {
                     return Ok(None);
                 };
                 let page = store.changes(&query).await?;
-                ready.extend(feed.on_page(page)?);
+                ready.extend(feed.on_page(page));
             }
-            let change = ready.pop_front().map(|state| feed.tell(state));
-            Ok(change.map(|change| (change, (feed, ready))))
         },
     )
 }

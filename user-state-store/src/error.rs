@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::changes::UnreadableChange;
 use crate::open_error::OpenError;
 use crate::payload::{Manifest, SerializerId};
 use crate::persistence_id::PersistenceId;
@@ -57,6 +58,15 @@ pub enum StoreError {
         #[source]
         reason: DatabaseError,
     },
+    /// A change feed met a row that it cannot read; the changes before it were told. The feed cannot get past the row
+    /// until it is fixed; to leave it out, begin a feed at [`UnreadableChange::behind`].
+    #[error(
+        "the change of {} in slice {} at {} cannot be read",
+        .0.row.persistence_id,
+        .0.row.slice.get(),
+        .0.row.db_timestamp.format("%Y-%m-%dT%H:%M:%S%.6fZ")
+    )]
+    UnreadableChange(Box<UnreadableChange>),
     /// Two rows are stored for one id, which no writer may leave behind. Remove the wrong one by hand.
     #[error(
         "{persistence_id} has two rows, at revisions {lower} and {higher}; remove the wrong one"

@@ -129,8 +129,9 @@ mod tags;
 mod views;
 
 pub use changes::{
-    ChangesPage, ChangesQuery, FeedSettings, InvalidFeedSettings, StateChange, TimestampOffset,
-    changes_by_slices, current_changes_by_slices, current_persistence_ids,
+    ChangesPage, ChangesQuery, FeedSettings, InvalidFeedSettings, PAGE_BYTES_MAX, PageEnd, RowKey,
+    Seen, StateChange, TimestampOffset, UnreadableChange, UnreadableRow, changes_by_slices,
+    current_changes_by_slices, current_persistence_ids,
 };
 pub use chrono_tz::Tz;
 pub use connect::{

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
-    BATCH_ROWS_MAX, Change, DurableStateStore, FeedSettings, Manifest, Payload, PersistenceId,
-    Revision, SerializerId, SliceRange, SqliteStore, StateChange, StoreError, StoreSettings, Tags,
-    TimestampOffset, Write, WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
-    current_persistence_ids,
+    BATCH_ROWS_MAX, Change, ChangesQuery, DurableStateStore, FeedSettings, Manifest,
+    PAGE_BYTES_MAX, PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange,
+    SqliteStore, StateChange, StoreError, StoreSettings, Tags, TimestampOffset, Write, WriteBatch,
+    WriteOutcome, changes_by_slices, current_changes_by_slices, current_persistence_ids,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -152,6 +154,131 @@ async fn entities_of_full_batches_share_their_time_and_all_come() -> TestResult 
     let last = changes.last().ok_or("nothing came")?;
     assert_eq!(last.offset.seen.len(), BATCH_ROWS_MAX);
     assert!(feed(&store, "User", last.offset.clone()).await?.is_empty());
+    Ok(())
+}
+
+/// Statements of another program on the same file.
+async fn execute(directory: &TempDir, sql: &str) -> TestResult {
+    let options = SqliteConnectOptions::new().filename(directory.path().join("store.db"));
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    connection.execute(sql).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_instant_of_any_size_comes_whole_and_in_order() -> TestResult {
+    const ROWS: usize = 30_000;
+    let (directory, store) = open().await?;
+    execute(
+        &directory,
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 30000)
+         INSERT INTO durable_state
+         SELECT n % 1024, '', printf('user-%05d', n), n % 3, 1000000, 31, 'State', x'7b7d', NULL FROM n",
+    )
+    .await?;
+    let changes = feed(&store, "", TimestampOffset::default()).await?;
+    assert_eq!(changes.len(), ROWS);
+    let key = |change: &StateChange| (change.state.revision, change.state.persistence_id.clone());
+    assert!(changes.is_sorted_by(|one, next| key(one) < key(next)));
+    let middle = &changes[ROWS / 2];
+    assert_eq!(middle.offset.seen.len(), ROWS / 2 + 1);
+    let rest = feed(&store, "", middle.offset.clone()).await?;
+    assert_eq!(rest, changes[ROWS / 2 + 1..]);
+
+    let settings = FeedSettings::default();
+    let start = TimestampOffset::default();
+    let live = changes_by_slices(Arc::new(store), "", SliceRange::ALL, start, settings)?;
+    let live: Vec<StateChange> = live.take(ROWS).try_collect().await?;
+    assert!(live.iter().map(key).eq(changes.iter().map(key)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn rows_before_an_unreadable_one_come_and_the_error_says_how_to_go_on() -> TestResult {
+    let (directory, store) = open().await?;
+    let mut model = BTreeMap::new();
+    for number in 0..6 {
+        let id = PersistenceId::unique(&format!("user-{number}"))?;
+        advance(&store, &mut model, [id]).await?;
+    }
+    let whole = feed(&store, "", TimestampOffset::default()).await?;
+    for damage in [
+        "state_payload = 'text'",
+        "revision = -1",
+        "revision = 'text'",
+        "db_timestamp = db_timestamp + 0.5",
+        "tags = 'no list'",
+        "state_ser_manifest = x'ff'",
+        "state_payload = zeroblob(5000000)",
+    ] {
+        execute(
+            &directory,
+            &format!("UPDATE durable_state SET {damage} WHERE persistence_id = 'user-3'"),
+        )
+        .await?;
+        let start = TimestampOffset::default();
+        let mut items: Vec<_> = current_changes_by_slices(&store, "", SliceRange::ALL, start)
+            .collect()
+            .await;
+        let Some(Err(StoreError::UnreadableChange(unreadable))) = items.pop() else {
+            return Err(format!("{damage}: it was read").into());
+        };
+        let told = items.into_iter().collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(told, whole[..3], "{damage}");
+        let id = &unreadable.row.persistence_id;
+        assert_eq!(id.as_str(), "user-3", "{damage}");
+        assert_eq!(unreadable.row.slice, id.slice());
+        assert_eq!(
+            unreadable.row.db_timestamp, whole[3].state.db_timestamp,
+            "{damage}"
+        );
+        let rest = feed(&store, "", unreadable.behind).await?;
+        assert_eq!(rest, whole[4..], "{damage}");
+        let saved = &whole[3].state;
+        execute(
+            &directory,
+            &format!(
+                "UPDATE durable_state SET state_payload = x'', revision = 1, tags = NULL,
+                 state_ser_manifest = 'State', db_timestamp = {} WHERE persistence_id = 'user-3'",
+                saved.db_timestamp.timestamp_micros()
+            ),
+        )
+        .await?;
+    }
+    assert_eq!(feed(&store, "", TimestampOffset::default()).await?, whole);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_holds_eight_mebibytes_of_payload_or_one_row() -> TestResult {
+    let (directory, store) = open().await?;
+    execute(
+        &directory,
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 60)
+         INSERT INTO durable_state
+         SELECT n, '', 'user-' || n, 1, n, 31, 'State', zeroblob(921600), NULL FROM n",
+    )
+    .await?;
+    let mut query = ChangesQuery::all("", SliceRange::ALL);
+    let mut reached = 0;
+    loop {
+        let page = store.changes(&query).await?;
+        assert!(page.states.len() <= PAGE_BYTES_MAX / 921_600);
+        reached += page.states.len();
+        match page.end {
+            PageEnd::Behind(from, after) => (query.from, query.after) = (from, Some(after)),
+            end => {
+                assert_eq!(end, PageEnd::Complete);
+                break;
+            }
+        }
+    }
+    assert_eq!(reached, 60);
+    assert_eq!(
+        feed(&store, "", TimestampOffset::default()).await?.len(),
+        60
+    );
     Ok(())
 }
 

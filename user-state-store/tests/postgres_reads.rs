@@ -11,17 +11,14 @@ use std::num::NonZeroUsize;
 use chrono::{DateTime, Utc};
 use support::{Database, Outcome, put, write};
 use user_state_store::{
-    ChangesQuery, DurableStateStore as _, PersistenceId, PostgresStore, Slice, SliceRange,
-    StoreError, StoredValue, TimestampOffset,
+    ChangesQuery, DurableStateStore as _, PageEnd, PersistenceId, PostgresStore, RowKey, Slice,
+    SliceRange, StoreError, StoredValue, TimestampOffset,
 };
 
 fn query(limit: usize) -> ChangesQuery {
     ChangesQuery {
-        entity_type: "".into(),
-        slices: SliceRange::ALL,
-        from: DateTime::UNIX_EPOCH,
-        until: None,
         limit: NonZeroUsize::new(limit).unwrap(),
+        ..ChangesQuery::all("", SliceRange::ALL)
     }
 }
 
@@ -157,20 +154,99 @@ async fn an_empty_page_has_its_upper_bound_too() -> Outcome {
 }
 
 #[tokio::test]
-async fn an_unreadable_row_fails_its_page_and_names_itself() -> Outcome {
+async fn rows_of_one_instant_come_by_revision_then_id_and_pages_go_on_inside_it() -> Outcome {
+    let database = Database::migrated().await?;
+    database
+        .execute(
+            "INSERT INTO durable_state
+             SELECT n % 1024, '', 'id-' || lpad(n::text, 5, '0'), n % 3, to_timestamp(10), 31, 'm', 'x', NULL
+             FROM generate_series(1, 1000) AS n",
+        )
+        .await?;
+    let store = PostgresStore::open(&database.url().parse()?).await?;
+    let mut reached = Vec::new();
+    let mut next = query(300);
+    loop {
+        let page = store.changes(&next).await?;
+        reached.extend(page.states.iter().map(RowKey::of));
+        match page.end {
+            PageEnd::Behind(at, key) => {
+                assert_eq!(reached.last(), Some(&key));
+                (next.from, next.after) = (at, Some(key));
+            }
+            end => {
+                assert_eq!(end, PageEnd::Complete);
+                break;
+            }
+        }
+    }
+    assert_eq!(reached.len(), 1000);
+    assert!(
+        reached
+            .windows(2)
+            .all(|pair| (pair[0].revision, &pair[0].persistence_id)
+                < (pair[1].revision, &pair[1].persistence_id))
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_looks_at_no_more_rows_than_it_may_and_says_where_the_next_row_is() -> Outcome {
+    let database = Database::migrated().await?;
+    database
+        .execute(
+            "INSERT INTO durable_state
+             SELECT n % 1024, '', 'id-' || n, 1, to_timestamp(n), 31, 'm', 'x', NULL
+             FROM generate_series(101, 400) AS n",
+        )
+        .await?;
+    let store = PostgresStore::open(&database.url().parse()?).await?;
+    let mut bounded = query(100);
+    bounded.rows_max = NonZeroUsize::new(200);
+    let page = store.changes(&bounded).await?;
+    assert_eq!((page.states.len(), page.end), (0, PageEnd::Crowded));
+    bounded.to = Some(at(50));
+    let page = store.changes(&bounded).await?;
+    assert_eq!((page.states.len(), page.end), (0, PageEnd::Before(at(101))));
+    bounded.to = Some(at(151));
+    let page = store.changes(&bounded).await?;
+    assert_eq!(
+        (page.states.len(), page.end),
+        (50, PageEnd::Before(at(151)))
+    );
+    bounded.to = Some(at(251));
+    let page = store.changes(&bounded).await?;
+    assert_eq!(page.states.len(), 100);
+    assert!(matches!(page.end, PageEnd::Behind(last, _) if last == at(200)));
+    bounded.from = at(399);
+    bounded.to = Some(at(1000));
+    let page = store.changes(&bounded).await?;
+    assert_eq!((page.states.len(), page.end), (2, PageEnd::Complete));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unreadable_row_ends_its_page_and_names_itself() -> Outcome {
     let database = Database::migrated().await?;
     database
         .execute(
             "INSERT INTO durable_state VALUES
-             (5000, '', 'fine', 1, to_timestamp(10), 31, 'm', 'x', NULL);
-             UPDATE durable_state SET slice = 5, tags = '{{a},{b}}'",
+             (5000, '', 'broken', -3, to_timestamp(10), 31, 'm', 'x', NULL),
+             (7, '', 'before', 1, to_timestamp(9), 31, 'm', 'x', NULL),
+             (7, '', 'behind', 1, to_timestamp(11), 31, 'm', 'x', NULL);
+             UPDATE durable_state SET slice = 5, tags = '{{a},{b}}' WHERE persistence_id = 'broken'",
         )
         .await?;
     let store = PostgresStore::open(&database.url().parse()?).await?;
-    assert!(matches!(
-        store.changes(&query(10)).await,
-        Err(StoreError::Corrupt { persistence_id, .. }) if persistence_id.as_str() == "fine"
-    ));
+    let page = store.changes(&query(10)).await?;
+    assert_eq!(page.states.len(), 1);
+    let PageEnd::Unreadable(row) = page.end else {
+        return Err(format!("{:?}", page.end).into());
+    };
+    assert_eq!(row.persistence_id.as_str(), "broken");
+    assert_eq!((row.slice.get(), row.revision), (5, -3));
+    assert_eq!(row.db_timestamp, at(10));
+    assert!(matches!(row.reason, StoreError::Corrupt { .. }), "{row:?}");
     Ok(())
 }
 

@@ -95,13 +95,7 @@ async fn use_everything(store: &PostgresStore, round: i64) -> Outcome {
 }
 
 fn everything() -> ChangesQuery {
-    ChangesQuery {
-        entity_type: "".into(),
-        slices: SliceRange::ALL,
-        from: chrono::DateTime::UNIX_EPOCH,
-        until: None,
-        limit: NonZeroUsize::new(1000).unwrap(),
-    }
+    ChangesQuery::all("", SliceRange::ALL)
 }
 
 /// Ends all sessions of the database but the observer's, and waits until they are gone.

@@ -568,16 +568,16 @@ fn our_offset(offset: &PekkoOffset) -> TimestampOffset {
     });
     TimestampOffset {
         timestamp,
-        seen: std::sync::Arc::new(seen.collect()),
+        seen: seen.collect(),
     }
 }
 
 fn pekko_offset(offset: &TimestampOffset) -> PekkoOffset {
-    let seen = offset.seen.iter();
+    let seen = offset.seen.to_map().into_iter();
     PekkoOffset {
         timestamp: Instant(offset.timestamp),
         seen: seen
-            .map(|(id, revision)| (id.as_str().to_owned(), number(*revision)))
+            .map(|(id, revision)| (id.as_str().to_owned(), number(revision)))
             .collect(),
     }
 }

@@ -52,14 +52,20 @@ use self::core::{Core, Step};
 ///
 /// **Cost.** A query per `refresh_interval`, one per acknowledged batch of own writes (fewer where they come faster than
 /// they are read; at most half of the time is spent on them), and the looks back. The table's index begins with the slice,
-/// so a query takes a probe per slice: on PostgreSQL with half a million rows, some 5 ms for all of them. One page is held in memory, and what the feed remembers. A slow reader holds
-/// up nobody: the feed reads no page ahead.
+/// so a query takes a probe per slice: on PostgreSQL some 5 ms for all of them. A page costs that and what it returns,
+/// however many rows lie behind it; only pages inside an instant of more rows than a page holds look at all that are left of
+/// the instant. One page is held in memory, at most `buffer_size` rows and 8 MiB of payload, and what the feed remembers. A
+/// slow reader holds up nobody: the feed reads no page ahead.
 ///
 /// # Errors
 /// [`InvalidFeedSettings`] at once. An error in the stream is an item and not its end: the feed waits
 /// ([`FeedSettings::min_backoff`], doubled up to `max_backoff`) and reads the same page again, so nothing is lost.
-/// Stop reading to give up. They are those of [`DurableStateStore::changes`], and [`StoreError::TooLarge`] where a page
-/// is full of rows of one time. Only [`StoreError::Closed`] ends the stream, at once when the store is closed.
+/// Stop reading to give up. They are those of [`DurableStateStore::changes`], and [`StoreError::UnreadableChange`] if a
+/// row cannot be read. What comes before that row is told first; the feed tries it again, reports it again, and withholds
+/// what comes behind it, until the row is fixed. To leave the row out instead, drop the stream and begin a feed at the offset
+/// in the error ([`UnreadableChange::behind`](crate::UnreadableChange::behind)). An unreadable row that a feed finds when it
+/// looks back to before the offset it began at is reported once and passed over. Only [`StoreError::Closed`] ends the
+/// stream, at once when the store is closed.
 ///
 /// # Cancel safety
 /// Dropping the future of `next()` loses nothing: the read goes on with the next call. The stream may be dropped, and
@@ -133,7 +139,7 @@ impl LiveFeed {
     async fn next(&mut self) -> Result<StateChange, StoreError> {
         loop {
             if let Some(change) = self.core.next_change() {
-                return Ok(change);
+                return change;
             }
             if self.listening.is_closed() {
                 return Err(StoreError::Closed);

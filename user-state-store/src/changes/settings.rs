@@ -34,8 +34,8 @@ pub struct FeedSettings {
     /// missed. Default 2 min. The feed looks back every half of it, so in a steady stream looking back reads every row
     /// three times. 0 switches it off: for a database where nothing commits late.
     pub backtracking_window: Duration,
-    /// The rows of a page. Default 1,000, at least one more than [`BATCH_ROWS_MAX`]: rows of one batch share their
-    /// time, and a feed cannot get past a page of one time.
+    /// The most rows of a page. Default 1,000, at least one more than [`BATCH_ROWS_MAX`], so that the rows of a batch,
+    /// which share their time, nearly always are on one page. A page also ends at 8 MiB of payload.
     pub buffer_size: NonZeroUsize,
     /// How many entities' latest told revision the feed remembers, so as not to tell it again. Default 100,000, about
     /// 15 MB when all are in use. With more entities than that in `backtracking_window`, changes come repeatedly.

@@ -19,9 +19,9 @@ mod row;
 mod update;
 mod write;
 
-#[cfg(test)]
-pub(super) use changes::SELECT_CHANGES;
 pub(super) use changes::changes;
+#[cfg(test)]
+pub(super) use changes::{SELECT_CHANGES, SELECT_FIRST_CHANGE};
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 #[cfg(test)]

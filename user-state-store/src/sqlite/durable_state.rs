@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use chrono::{DateTime, Utc};
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, TypeInfo as _, ValueRef as _};
+use sqlx::{TypeInfo as _, ValueRef as _};
 use tokio::time::{Instant, timeout_at};
 
-use crate::changes::{ChangesPage, ChangesQuery};
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::halving::{Failed, Halving};
 use crate::persistence_id::PersistenceId;
@@ -18,9 +17,11 @@ use crate::sqlite::error::{before_commit, cause, is_damage};
 use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState};
 
 mod apply;
+mod changes;
 mod row;
 mod write;
 
+pub(super) use changes::changes;
 use row::read;
 pub(super) use write::write;
 
@@ -32,18 +33,6 @@ SELECT slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id,
 FROM durable_state
 WHERE persistence_id IN (SELECT value FROM json_each(?1))
 ORDER BY persistence_id, revision";
-
-const CHANGES: &str = "\
-SELECT slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id, state_ser_manifest,
-    CASE WHEN octet_length(state_payload) <= ?7 THEN state_payload END AS state_payload, tags
-FROM durable_state
-WHERE entity_type = ?1
-  AND slice BETWEEN ?2 AND ?3
-  AND db_timestamp >= ?4
-  AND db_timestamp < ?5
--- The id makes the order of rows that share both the same for every page.
-ORDER BY db_timestamp, revision, persistence_id
-LIMIT ?6";
 
 const PERSISTENCE_IDS: &str = "\
 SELECT DISTINCT persistence_id
@@ -192,30 +181,6 @@ async fn load_part(
         .iter()
         .map(|id| states.get(id).map(|(_, state)| state.clone()).transpose())
         .collect())
-}
-
-/// One page of a change feed; `now` is the upper bound where the query has none.
-pub(super) async fn changes(
-    lane: &Lane,
-    query: &ChangesQuery,
-    payload_bytes_max: usize,
-    now: DateTime<Utc>,
-) -> Result<ChangesPage, StoreError> {
-    let until = query.until.unwrap_or(now);
-    let select = sqlx::query(CHANGES)
-        .bind(query.entity_type.as_ref())
-        .bind(query.slices.min().get())
-        .bind(query.slices.max().get())
-        .bind(query.from.timestamp_micros())
-        .bind(until.timestamp_micros())
-        .bind(bound(query.limit.get()))
-        .bind(bound(payload_bytes_max));
-    let states = fetch(lane, select)
-        .await?
-        .iter()
-        .map(|row| read(row, payload_bytes_max)?.2)
-        .collect::<Result<_, _>>()?;
-    Ok(ChangesPage { states, until })
 }
 
 /// A page of persistence ids, in byte order.

@@ -12,10 +12,13 @@
 //! open when its time was read, and such a one took its time at most a window before that. A row that was told is
 //! left out by what the feed remembers.
 //!
+//! Each read goes through its stretch of time page by page, as `changes/scan.rs` says.
+//!
 //! An offset is handed out only where a feed that resumes from it looks back to the settled line or beyond: two windows,
 //! since the line is up to a window and a half behind while the feed looks back every half of one.
 
-use std::collections::VecDeque;
+use std::cmp::Ordering;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -23,8 +26,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::memory::Memory;
+use crate::changes::scan::{Progress, Scan};
 use crate::changes::settings::{FeedSettings, InvalidFeedSettings};
-use crate::changes::{ChangesPage, ChangesQuery, StateChange, TimestampOffset};
+use crate::changes::{
+    ChangesPage, ChangesQuery, PageEnd, RowKey, StateChange, TimestampOffset, UnreadableChange,
+    UnreadableRow,
+};
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
@@ -33,6 +40,9 @@ use crate::store::{Span, StoredState};
 
 /// The step between two instants of the database.
 const MICROSECOND: TimeDelta = TimeDelta::microseconds(1);
+
+/// How many rows of an instant may be cleared away instead of given back.
+const INSTANT_ROWS_KEPT: usize = 1_000;
 
 /// A live feed between two reads.
 #[derive(Debug)]
@@ -58,6 +68,8 @@ pub(super) struct Core {
     /// The database's time when the feed last looked back.
     looked_back_at: Option<DateTime<Utc>>,
     memory: Memory,
+    /// Where the feed began.
+    begun: TimestampOffset,
     ready: VecDeque<Ready>,
     last: Kind,
     /// When the last page was asked for.
@@ -84,7 +96,11 @@ enum Kind {
 #[derive(Debug)]
 struct Forward {
     /// Behind what was read.
-    read: TimestampOffset,
+    read: Instants,
+    /// What is read next.
+    scan: Scan,
+    /// The instant that the scan began inside of, if it did not begin with all of its rows.
+    begun_inside: Option<DateTime<Utc>>,
     /// Behind what was told.
     told: TimestampOffset,
     /// `None` for at once.
@@ -95,10 +111,18 @@ struct Forward {
     written_before: Option<Span>,
 }
 
+/// The last instant of which a row was read, and what was read of it.
+#[derive(Debug)]
+struct Instants {
+    at: DateTime<Utc>,
+    seen: HashMap<PersistenceId, Revision>,
+    last: Option<RowKey>,
+}
+
 /// A read of a stretch of time, page by page.
 #[derive(Debug)]
 struct Walk {
-    read: TimestampOffset,
+    scan: Scan,
     until: DateTime<Utc>,
     slices: SliceRange,
 }
@@ -119,8 +143,18 @@ enum Ready {
     Told(PersistenceId, DateTime<Utc>, Revision),
     /// A change out of turn: the offset stays.
     OutOfTurn(StoredState),
+    /// A row that cannot be read.
+    Unreadable(Box<UnreadableRow>),
     /// Nothing: every row before this instant was told.
     Settled(DateTime<Utc>),
+}
+
+/// What an answer does to a feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    GoesOn,
+    /// It met a row that it cannot read, and will try again.
+    IsStuck,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +176,8 @@ impl Core {
         let delta = |duration| TimeDelta::from_std(duration).unwrap_or_default();
         let window = delta(settings.backtracking_window);
         let mut memory = Memory::new(settings.remembered_max);
-        for (id, revision) in offset.seen.iter() {
+        let seen = offset.seen.to_map();
+        for (id, revision) in &seen {
             memory.note(id.clone(), offset.timestamp, *revision);
         }
         // Whoever stored the offset may have missed what was open then. Nothing is before the beginning.
@@ -158,8 +193,14 @@ impl Core {
             behind: delta(settings.behind_current_time),
             window,
             forward: Forward {
-                read: offset.clone(),
-                told: offset,
+                read: Instants {
+                    at: offset.timestamp,
+                    seen: seen.into_iter().collect(),
+                    last: None,
+                },
+                scan: Scan::new(offset.timestamp, settings.buffer_size),
+                begun_inside: None,
+                told: offset.clone(),
                 due: None,
                 has_caught_up: false,
                 written_before: None,
@@ -173,6 +214,7 @@ impl Core {
             settles_before: None,
             looked_back_at: None,
             memory,
+            begun: offset,
             ready: VecDeque::new(),
             last: Kind::Back,
             asked_at: None,
@@ -181,16 +223,18 @@ impl Core {
         })
     }
 
-    /// The next change that was read and not told yet.
-    pub(super) fn next_change(&mut self) -> Option<StateChange> {
+    /// The next change that was read and not told yet, or the row that cannot be read.
+    pub(super) fn next_change(&mut self) -> Option<Result<StateChange, StoreError>> {
         while let Some(ready) = self.ready.pop_front() {
             match ready {
-                Ready::Told(id, at, revision) => self.go_on(&id, at, revision),
+                Ready::Told(id, at, revision) => self.go_on(id, at, revision),
                 Ready::InTurn(state) => {
-                    self.go_on(&state.persistence_id, state.db_timestamp, state.revision);
-                    return Some(self.tell(state));
+                    let id = state.persistence_id.clone();
+                    self.go_on(id, state.db_timestamp, state.revision);
+                    return Some(Ok(self.tell(state)));
                 }
-                Ready::OutOfTurn(state) => return Some(self.tell(state)),
+                Ready::OutOfTurn(state) => return Some(Ok(self.tell(state))),
+                Ready::Unreadable(row) => return Some(Err(self.unreadable(*row))),
                 Ready::Settled(until) => self.told_until = self.told_until.max(until),
             }
         }
@@ -198,25 +242,42 @@ impl Core {
     }
 
     /// Moves the offset behind a row.
-    fn go_on(&mut self, id: &PersistenceId, at: DateTime<Utc>, revision: Revision) {
-        self.forward.told.see(id, at, revision);
+    fn go_on(&mut self, id: PersistenceId, at: DateTime<Utc>, revision: Revision) {
+        self.forward.told.go_on(id, at, revision);
         if let Some(before) = self.settles_before {
             self.told_until = self.told_until.max(at.min(before));
         }
     }
 
     fn tell(&self, state: StoredState) -> StateChange {
+        StateChange {
+            state,
+            offset: self.offset(),
+        }
+    }
+
+    /// The offset behind what was told, or as near to it as is safe.
+    fn offset(&self) -> TimestampOffset {
         let told = &self.forward.told;
         let farthest = after(self.told_until, self.window * 2);
         let is_safe = told.timestamp <= farthest || self.window.is_zero();
-        StateChange {
-            state,
-            offset: if is_safe {
-                told.clone()
-            } else {
-                TimestampOffset::at(farthest)
-            },
+        if is_safe {
+            told.clone()
+        } else {
+            TimestampOffset::at(farthest)
         }
+    }
+
+    fn unreadable(&self, row: UnreadableRow) -> StoreError {
+        let told = &self.forward.told;
+        let behind = if row.db_timestamp < told.timestamp {
+            self.offset()
+        } else {
+            let mut behind = told.clone();
+            behind.go_on(row.persistence_id.clone(), row.db_timestamp, row.seen_as());
+            behind
+        };
+        StoreError::UnreadableChange(Box::new(UnreadableChange { row, behind }))
     }
 
     /// The store has written at these times.
@@ -252,14 +313,13 @@ impl Core {
     /// Takes the answer to the query that [`Core::next_step`] gave last.
     ///
     /// # Errors
-    /// That of the answer; [`StoreError::TooLarge`] where a page is full of one instant. The feed goes on after it:
-    /// it will ask the same again, later each time.
+    /// That of the answer. The feed goes on after it: it will ask the same again, later each time.
     pub(super) fn on_answer(
         &mut self,
         answer: Result<ChangesPage, StoreError>,
         now: Instant,
     ) -> Result<(), StoreError> {
-        let taken = answer.and_then(|page| match self.last {
+        let taken = answer.map(|page| match self.last {
             Kind::Forward => self.on_forward(page, now),
             Kind::Own => {
                 let took = self.asked_at.map(|asked_at| now - asked_at);
@@ -270,20 +330,21 @@ impl Core {
         });
         let before = self.forward.written_before.take();
         self.written = joined(self.written, before);
-        match taken {
-            Ok(()) => {
-                self.retry = Retry::default();
-                Ok(())
-            }
-            Err(error) => {
-                self.retry.after_error(&self.settings, now);
-                Err(error)
-            }
+        let (goes_on, result) = match taken {
+            Ok(Reading::GoesOn) => (true, Ok(())),
+            Ok(Reading::IsStuck) => (false, Ok(())),
+            Err(error) => (false, Err(error)),
+        };
+        if goes_on {
+            self.retry = Retry::default();
+        } else {
+            self.retry.after_error(&self.settings, now);
         }
+        result
     }
 
     fn query(&mut self, kind: Kind, now: Instant) -> Option<ChangesQuery> {
-        let (from, until, slices) = match kind {
+        let (scan, until, slices) = match kind {
             Kind::Forward => {
                 let forward = &mut self.forward;
                 if forward.due.is_some_and(|due| due > now) {
@@ -291,7 +352,7 @@ impl Core {
                 }
                 // What is written from now on may be invisible to this read.
                 forward.written_before = self.written.take();
-                (forward.read.timestamp, None, self.slices)
+                (&forward.scan, None, self.slices)
             }
             Kind::Own => {
                 if self.own_rests_until.is_some_and(|until| until > now) {
@@ -300,56 +361,62 @@ impl Core {
                 // Until it has caught up, looking forward gets there by itself, and in order.
                 if self.own.is_none() && self.forward.has_caught_up {
                     self.own = self.written.take().map(|span| Walk {
-                        read: TimestampOffset::at(span.first),
+                        scan: Scan::new(span.first, self.limit),
                         until: after(span.last, MICROSECOND),
                         slices: span.slices,
                     });
                 }
                 let walk = self.own.as_ref()?;
-                (walk.read.timestamp, Some(walk.until), walk.slices)
+                (&walk.scan, Some(walk.until), walk.slices)
             }
             Kind::Back => {
                 let walk = &self.back.as_ref()?.walk;
-                (walk.read.timestamp, Some(walk.until), walk.slices)
+                (&walk.scan, Some(walk.until), walk.slices)
             }
         };
-        Some(ChangesQuery {
-            entity_type: self.entity_type.clone(),
-            slices,
-            from,
-            until,
-            limit: self.limit,
-        })
+        Some(scan.query(&self.entity_type, slices, until))
     }
 
-    fn on_forward(&mut self, page: ChangesPage, now: Instant) -> Result<(), StoreError> {
-        let from = self.forward.read.timestamp;
+    fn on_forward(&mut self, page: ChangesPage, now: Instant) -> Reading {
+        let (from, is_whole) = (self.forward.scan.from(), self.forward.scan.begins_whole());
+        let settles = self.settled > from
+            || (self.settled == from && self.forward.begun_inside != Some(from));
         let database_now = page.until;
         let bound = before(database_now, self.behind);
-        let rows = page.states.len();
-        let is_full = rows >= self.limit.get();
-        let in_one_instant = page.states.iter().all(|state| state.db_timestamp == from);
+        let progress = self.forward.scan.on_page(&page);
         let (mut taken, mut reached_bound, mut withheld) = (0, false, false);
         for state in page.states {
-            let (id, at) = (&state.persistence_id, state.db_timestamp);
+            let (id, at, revision) = (&state.persistence_id, state.db_timestamp, state.revision);
             if at >= bound {
                 reached_bound = true;
-                withheld |= !self.memory.knows(&state);
-            } else if self.forward.read.see(id, at, state.revision) {
+                withheld |= !self.memory.knows(id, at, revision);
+            } else if self.forward.read.see(id, at, revision) {
                 taken += 1;
-                self.ready.push_back(if self.memory.knows(&state) {
-                    Ready::Told(state.persistence_id, at, state.revision)
-                } else {
-                    self.memory.note(id.clone(), at, state.revision);
-                    Ready::InTurn(state)
-                });
+                self.ready
+                    .push_back(if self.memory.knows(id, at, revision) {
+                        Ready::Told(state.persistence_id, at, revision)
+                    } else {
+                        self.memory.note(id.clone(), at, revision);
+                        Ready::InTurn(state)
+                    });
             }
         }
-        if is_full && taken == 0 && in_one_instant {
-            return Err(one_instant(rows));
+        let mut reading = Reading::GoesOn;
+        if let PageEnd::Unreadable(row) = page.end {
+            if row.db_timestamp >= bound {
+                reached_bound = true;
+                withheld = true;
+            } else if self.passes_over(&row) {
+                self.forward.scan.go_behind(row.db_timestamp, row.key());
+            } else {
+                self.ready.push_back(Ready::Unreadable(row));
+                reading = Reading::IsStuck;
+            }
         }
-        let read = self.forward.read.timestamp;
-        let caught_up = !is_full || reached_bound;
+        // What lies between the bound and the end of the page may become visible yet.
+        let caught_up = progress == Progress::Done
+            || reached_bound
+            || (reading == Reading::GoesOn && self.forward.scan.from() >= bound);
         self.forward.has_caught_up |= caught_up;
         self.forward.due = caught_up.then(|| {
             let refresh = self.settings.refresh_interval;
@@ -361,48 +428,98 @@ impl Core {
                 refresh
             }
         });
-        let covered = if caught_up { bound } else { read };
+        let covered = if caught_up {
+            self.forward.begin_again(self.limit);
+            bound
+        } else {
+            self.forward.scan.from()
+        };
+        // The next look forward comes at once, and goes on inside this instant.
+        let visible = if caught_up {
+            covered
+        } else {
+            after(covered, MICROSECOND)
+        };
         // Rows of own writes that were visible to this read need not be looked for.
         if let Some(span) = self.forward.written_before.as_mut()
-            && span.first >= from
+            && (span.first > from || (span.first == from && is_whole))
         {
-            span.first = span.first.max(covered);
+            span.first = span.first.max(visible);
             if span.first > span.last {
                 self.forward.written_before = None;
             }
         }
         self.settles_before = None;
-        if self.settled >= from {
+        if settles {
             // Nothing was open behind the offset, so this look forward is a look back as well.
             self.settles_before = Some(before(database_now, self.window));
             self.settle(covered, database_now);
         }
         self.look_back_where_due(database_now);
-        Ok(())
+        reading
     }
 
-    fn on_own(&mut self, page: ChangesPage) -> Result<(), StoreError> {
+    fn on_own(&mut self, page: ChangesPage) -> Reading {
         let Some(mut walk) = self.own.take() else {
-            return Ok(());
+            return Reading::GoesOn;
         };
-        // A walk that cannot go on is dropped: looking forward will say the same again.
-        if walk.take(page, self.limit, &mut self.memory, &mut self.ready)? {
+        let (progress, reading) = self.walk_on(&mut walk, page);
+        if progress == Progress::More {
             self.own = Some(walk);
         }
-        Ok(())
+        reading
     }
 
-    fn on_back(&mut self, page: ChangesPage) -> Result<(), StoreError> {
-        let Some(back) = self.back.as_mut() else {
-            return Ok(());
+    fn on_back(&mut self, page: ChangesPage) -> Reading {
+        let Some(mut back) = self.back.take() else {
+            return Reading::GoesOn;
         };
-        let walk = &mut back.walk;
-        if !walk.take(page, self.limit, &mut self.memory, &mut self.ready)? {
-            let (until, begun_at) = (walk.until, back.begun_at);
-            self.back = None;
-            self.settle(until, begun_at);
+        let (progress, reading) = self.walk_on(&mut back.walk, page);
+        match progress {
+            Progress::More => self.back = Some(back),
+            Progress::Done => self.settle(back.walk.until, back.begun_at),
         }
-        Ok(())
+        reading
+    }
+
+    /// Takes out of a page of a walk what was not told yet.
+    fn walk_on(&mut self, walk: &mut Walk, page: ChangesPage) -> (Progress, Reading) {
+        let progress = walk.scan.on_page(&page);
+        for state in page.states {
+            let (id, at, revision) = (&state.persistence_id, state.db_timestamp, state.revision);
+            if !self.memory.knows(id, at, revision) {
+                self.memory.note(id.clone(), at, revision);
+                self.ready.push_back(Ready::OutOfTurn(state));
+            }
+        }
+        let PageEnd::Unreadable(row) = page.end else {
+            return (progress, Reading::GoesOn);
+        };
+        if self.passes_over(&row) {
+            walk.scan.go_behind(row.db_timestamp, row.key());
+            return (progress, Reading::GoesOn);
+        }
+        self.ready.push_back(Ready::Unreadable(row));
+        (progress, Reading::IsStuck)
+    }
+
+    /// Whether the feed goes on behind a row that it cannot read: the offset that it began at is behind that row. What the
+    /// offset does not name is reported once.
+    fn passes_over(&mut self, row: &UnreadableRow) -> bool {
+        let (id, at, revision) = (&row.persistence_id, row.db_timestamp, row.seen_as());
+        let begun = &self.begun;
+        let is_named =
+            at == begun.timestamp && begun.seen.get(id).is_some_and(|seen| seen >= revision);
+        if is_named {
+            return true;
+        }
+        let is_before = at < begun.timestamp;
+        if is_before && !self.memory.knows(id, at, revision) {
+            self.memory.note(id.clone(), at, revision);
+            self.ready
+                .push_back(Ready::Unreadable(Box::new(row.clone())));
+        }
+        is_before
     }
 
     /// Every row before `covered` that was visible at `looked_at`, by the database's time, was told.
@@ -415,17 +532,23 @@ impl Core {
     }
 
     fn look_back_where_due(&mut self, database_now: DateTime<Utc>) {
-        let offset = self.forward.read.timestamp;
+        let offset = self.forward.read.at;
         // Both ways, since the database's clock may be set back.
         let is_due = self
             .looked_back_at
             .is_none_or(|at| (database_now - at).abs() >= self.window / 2);
-        if self.window > TimeDelta::zero() && self.back.is_none() && is_due && self.settled < offset
+        // Where looking forward begins inside an instant, nobody else looks at the whole of it.
+        let until = if self.forward.reads_whole_instants(self.limit) {
+            offset
+        } else {
+            after(offset, MICROSECOND)
+        };
+        if self.window > TimeDelta::zero() && self.back.is_none() && is_due && self.settled < until
         {
             self.back = Some(Back {
                 walk: Walk {
-                    read: TimestampOffset::at(self.settled),
-                    until: offset,
+                    scan: Scan::new(self.settled, self.limit),
+                    until,
                     slices: self.slices,
                 },
                 begun_at: database_now,
@@ -434,32 +557,53 @@ impl Core {
     }
 }
 
-impl Walk {
-    /// Takes out of a page what was not told yet; whether there may be more.
-    fn take(
-        &mut self,
-        page: ChangesPage,
-        limit: NonZeroUsize,
-        memory: &mut Memory,
-        ready: &mut VecDeque<Ready>,
-    ) -> Result<bool, StoreError> {
-        let rows = page.states.len();
-        let mut is_new = false;
-        for state in page.states {
-            let (id, at) = (&state.persistence_id, state.db_timestamp);
-            if self.read.see(id, at, state.revision) {
-                is_new = true;
-                if !memory.knows(&state) {
-                    memory.note(id.clone(), at, state.revision);
-                    ready.push_back(Ready::OutOfTurn(state));
+impl Forward {
+    /// Whether each look begins with all rows of the last instant: late ones among them come in their turn then. An instant
+    /// of many rows is not read again for each look.
+    fn reads_whole_instants(&self, limit: NonZeroUsize) -> bool {
+        self.read.seen.len() <= limit.get() / 2
+    }
+
+    /// The next look begins at the last row that was read.
+    fn begin_again(&mut self, limit: NonZeroUsize) {
+        let at = self.read.at;
+        let inside = (!self.reads_whole_instants(limit))
+            .then(|| self.read.last.clone())
+            .flatten();
+        self.begun_inside = inside.is_some().then_some(at);
+        self.scan = match inside {
+            Some(last) => Scan::behind(at, last, limit),
+            None => Scan::new(at, limit),
+        };
+    }
+}
+
+impl Instants {
+    /// Goes on to a row, unless it was seen; whether it was not.
+    fn see(&mut self, id: &PersistenceId, at: DateTime<Utc>, revision: Revision) -> bool {
+        match at.cmp(&self.at) {
+            Ordering::Less => return false,
+            Ordering::Equal => {
+                if self.seen.get(id).is_some_and(|seen| *seen >= revision) {
+                    return false;
+                }
+            }
+            Ordering::Greater => {
+                self.at = at;
+                // To clear a map takes as long as it is large, and the next instants have few rows.
+                if self.seen.len() > INSTANT_ROWS_KEPT {
+                    self.seen = HashMap::new();
+                } else {
+                    self.seen.clear();
                 }
             }
         }
-        let is_full = rows >= limit.get();
-        if is_full && !is_new {
-            return Err(one_instant(rows));
-        }
-        Ok(is_full)
+        self.seen.insert(id.clone(), revision);
+        self.last = Some(RowKey {
+            revision: revision.get(),
+            persistence_id: id.clone(),
+        });
+        true
     }
 }
 
@@ -487,15 +631,6 @@ fn before(instant: DateTime<Utc>, delta: TimeDelta) -> DateTime<Utc> {
 fn after(instant: DateTime<Utc>, delta: TimeDelta) -> DateTime<Utc> {
     let later = instant.checked_add_signed(delta);
     later.unwrap_or(DateTime::<Utc>::MAX_UTC)
-}
-
-/// The error of a page that holds nothing but rows of one instant, all of them known.
-fn one_instant(rows: usize) -> StoreError {
-    StoreError::TooLarge {
-        what: "the number of states written at one instant",
-        actual: rows,
-        limit: rows.saturating_sub(1),
-    }
 }
 
 #[cfg(test)]

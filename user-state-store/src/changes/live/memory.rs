@@ -5,7 +5,6 @@ use hashlink::LinkedHashMap;
 
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
-use crate::store::StoredState;
 
 /// The latest told revision of each of the entities told last, at most a fixed number of them.
 #[derive(Debug)]
@@ -23,8 +22,8 @@ impl Memory {
     }
 
     /// Whether exactly this row was told. An entity that was erased and made again has another time.
-    pub(super) fn knows(&self, state: &StoredState) -> bool {
-        self.told.get(&state.persistence_id) == Some(&(state.db_timestamp, state.revision))
+    pub(super) fn knows(&self, id: &PersistenceId, at: DateTime<Utc>, revision: Revision) -> bool {
+        self.told.get(id) == Some(&(at, revision))
     }
 
     /// Notes a row; forgets the entity told longest ago where there are too many.

@@ -1,20 +1,54 @@
 //! Pages of a change feed.
+//!
+//! **Problem.** The index begins with the slice: rows of many slices have to be sorted by their time before the first is
+//! known, and a payload may be large, or damaged so that the server fails the statement.
+//!
+//! **How.** At most as many rows are looked at as the query allows, unsorted; if there are more, nothing is answered.
+//! The sizes of payloads are summed up in their order before any payload is read, and the page ends where the sum is large
+//! enough. Payloads are read last, row by row as rows are sent: if the server fails, it failed at the row behind those that came.
 
 use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 
-use crate::changes::{ChangesPage, ChangesQuery};
+use crate::changes::{ChangesPage, ChangesQuery, PAGE_BYTES_MAX, UnreadableRow};
 use crate::connect::StoreSettings;
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
-use crate::postgres::durable_state::payload_column::{Statement, reading_payload};
+use crate::postgres::durable_state::payload_column::{Statement, paging_payloads};
 use crate::postgres::durable_state::row::Reader;
+use crate::postgres::error::Failure;
 use crate::postgres::pool::{Call, Pool};
+use crate::slice::Slice;
+use crate::store::{StoredState, StoredValue};
 
-/// One page of the latest states, with the upper bound of their times in every row.
-pub(in crate::postgres) const SELECT_CHANGES: Statement = reading_payload!(
+/// One page of the latest states, and behind it one row that says how far it reaches.
+pub(in crate::postgres) const SELECT_CHANGES: Statement = paging_payloads!(
     "\
+WITH scanned AS MATERIALIZED (
+  SELECT
+    persistence_id,
+    slice,
+    entity_type,
+    revision,
+    db_timestamp,
+    state_ser_id,
+    state_ser_manifest,
+    state_payload,
+    tags
+  FROM durable_state
+  WHERE entity_type = $1
+    AND slice = ANY ($2::int[])
+    AND db_timestamp >= $3
+    AND db_timestamp < LEAST($4::timestamptz, $5::timestamptz, transaction_timestamp())
+    AND ($6::bigint IS NULL OR db_timestamp > $3 OR (revision, persistence_id) > ($6, $7))
+  -- Not sorted: to know that there are too many costs no more than to read so many.
+  LIMIT $8
+),
+found AS MATERIALIZED (
+  SELECT count(*) AS rows FROM scanned
+)
 SELECT
   d.persistence_id,
   d.slice,
@@ -24,52 +58,78 @@ SELECT
   d.state_ser_id,
   d.state_ser_manifest,
   ",
-    limit: "$6",
+    limit: "$9",
     ",
   d.tags,
-  u.until
-FROM (SELECT COALESCE($4::timestamptz, transaction_timestamp()) AS until) AS u
--- The bound is needed also where no row is: one row of NULLs comes then.
-LEFT JOIN LATERAL (
-  SELECT *
-  FROM durable_state
-  WHERE entity_type = $1
-    AND slice = ANY ($2::int[])
-    AND db_timestamp >= $3
-    AND db_timestamp < u.until
-  ORDER BY db_timestamp, revision
-  LIMIT $5
-) AS d ON TRUE
-ORDER BY d.db_timestamp, d.revision"
+  NULL::timestamptz AS until,
+  NULL::timestamptz AS next,
+  NULL::bigint AS rows
+FROM (
+  SELECT
+    s.*,
+    SUM(LEAST(",
+    size: "s.state_payload",
+    ", $9::bigint)::bigint) OVER (
+      ORDER BY s.db_timestamp, s.revision, s.persistence_id
+      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+    ) + LEAST(",
+    size: "s.state_payload",
+    ", $9::bigint) AS bytes
+  FROM (
+    SELECT *
+    FROM scanned
+    WHERE (SELECT rows FROM found) < $8::bigint OR $8::bigint IS NULL
+    ORDER BY db_timestamp, revision, persistence_id
+    LIMIT $10
+  ) AS s
+) AS d
+-- The first row has no sum.
+WHERE COALESCE(d.bytes, 0) <= $11::bigint
+UNION ALL
+SELECT
+  NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+  COALESCE($5::timestamptz, transaction_timestamp()),
+  CASE
+    WHEN (SELECT rows FROM found) < $12::bigint THEN (
+      SELECT min(e.db_timestamp)
+      FROM unnest($2::int[]) AS w (slice)
+      CROSS JOIN LATERAL (
+        SELECT db_timestamp
+        FROM durable_state
+        WHERE slice = w.slice
+          AND entity_type = $1
+          AND db_timestamp >= LEAST($4::timestamptz, $5::timestamptz, transaction_timestamp())
+          AND db_timestamp < COALESCE($5::timestamptz, transaction_timestamp())
+        ORDER BY db_timestamp
+        LIMIT 1
+      ) AS e
+    )
+  END,
+  (SELECT rows FROM found)"
 );
+
+/// The first row of a page without its payload: the one that the server cannot give.
+pub(in crate::postgres) const SELECT_FIRST_CHANGE: &str = "\
+SELECT persistence_id, slice, entity_type, revision, db_timestamp
+FROM durable_state
+WHERE entity_type = $1
+  AND slice = ANY ($2::int[])
+  AND db_timestamp >= $3
+  AND db_timestamp < LEAST($4::timestamptz, $5::timestamptz, transaction_timestamp())
+  AND ($6::bigint IS NULL OR db_timestamp > $3 OR (revision, persistence_id) > ($6, $7))
+ORDER BY db_timestamp, revision, persistence_id
+LIMIT 1";
 
 /// The first instant asked for; the server's times begin in 4713 BC, and a bind before that is refused.
 const EARLIEST: DateTime<Utc> = DateTime::from_timestamp_nanos(i64::MIN);
 
 /// One page of changes. See [`crate::DurableStateStore::changes`].
-///
-/// A row that cannot be read fails the page: to leave it out would lose the change.
 pub(in crate::postgres) async fn changes(
     pool: &Pool,
     settings: &StoreSettings,
     query: &ChangesQuery,
 ) -> Result<ChangesPage, StoreError> {
-    let rows = pool.read(settings, Page { query, settings }).await?;
-    let mut reader = rows.first().map(|row| Reader::of(row, settings));
-    let until = rows
-        .first()
-        .zip(reader.as_ref())
-        .and_then(|(row, reader)| reader.until(row))
-        .or(query.until)
-        .ok_or(StoreError::Unavailable(Cause::Protocol))?;
-    let mut states = Vec::with_capacity(rows.len());
-    for row in rows.iter().filter(|row| !Reader::is_absent(row)) {
-        let reader = reader.get_or_insert_with(|| Reader::of(row, settings));
-        let id = std::str::from_utf8(reader.persistence_id(row)?)
-            .map_err(|_| StoreError::Unavailable(Cause::Protocol))?;
-        states.push(reader.stored_state(row, PersistenceId::stored(id))?);
-    }
-    Ok(ChangesPage { states, until })
+    pool.read(settings, Page { query, settings }).await?
 }
 
 /// The rows of a page.
@@ -78,21 +138,195 @@ struct Page<'call> {
     settings: &'call StoreSettings,
 }
 
-impl Call for Page<'_> {
-    type Answer = Vec<PgRow>;
+/// What came of a page so far.
+#[derive(Default)]
+struct Read {
+    states: Vec<StoredState>,
+    /// The bytes of their payloads.
+    bytes: usize,
+    /// Whether a row was left out, since the page was full without it.
+    is_cut: bool,
+    unreadable: Option<UnreadableRow>,
+    until: Option<DateTime<Utc>>,
+    next: Option<DateTime<Utc>>,
+    rows: usize,
+}
 
-    async fn run(&mut self, connection: &mut PgConnection) -> Result<Vec<PgRow>, sqlx::Error> {
+impl Call for Page<'_> {
+    type Answer = Result<ChangesPage, StoreError>;
+
+    async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
+        let mut read = Read::default();
+        match self.read(connection, &mut read).await {
+            Ok(noted) => Ok(noted.and_then(|()| read.page(self.query))),
+            Err(error) => {
+                let failure = Failure::of(&error);
+                if !failure.may_concern_a_row() {
+                    return Err(error);
+                }
+                self.name_culprit(connection, &mut read, failure).await?;
+                if read.states.is_empty() && read.unreadable.is_none() {
+                    return Err(error);
+                }
+                // There are more than were sent.
+                read.rows = usize::MAX;
+                Ok(read.page(self.query))
+            }
+        }
+    }
+}
+
+impl Page<'_> {
+    /// Reads all rows that come, and keeps those before the first that cannot be read.
+    async fn read(
+        &self,
+        connection: &mut PgConnection,
+        read: &mut Read,
+    ) -> Result<Result<(), StoreError>, sqlx::Error> {
         let query = self.query;
         let slices: Vec<i32> = query.slices.as_range().map(i32::from).collect();
-        let limit = self.settings.payload_bytes_max;
-        sqlx::query(SELECT_CHANGES.of(self.settings.payload_column))
+        let mut rows = sqlx::query(SELECT_CHANGES.of(self.settings.payload_column))
             .bind(&*query.entity_type)
             .bind(&slices)
             .bind(query.from.max(EARLIEST))
+            .bind(query.to.map(|to| to.max(EARLIEST)))
             .bind(query.until.map(|until| until.max(EARLIEST)))
-            .bind(i64::try_from(query.limit.get()).unwrap_or(i64::MAX))
-            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-            .fetch_all(connection)
-            .await
+            .bind(query.after.as_ref().map(|after| after.revision))
+            .bind(
+                query
+                    .after
+                    .as_ref()
+                    .map(|after| after.persistence_id.as_str()),
+            )
+            .bind(query.rows_max.map(|max| bound(max.get())))
+            .bind(bound(self.settings.payload_bytes_max))
+            .bind(bound(query.limit.get()))
+            .bind(bound(PAGE_BYTES_MAX))
+            .bind(bound(query.few()))
+            .fetch(connection);
+        let mut reader = None;
+        let mut noted = Ok(());
+        while let Some(row) = rows.try_next().await? {
+            let reader = reader.get_or_insert_with(|| Reader::of(&row, self.settings));
+            if noted.is_ok() {
+                noted = read.note(&row, reader);
+            }
+        }
+        Ok(noted)
     }
+
+    /// Finds out which row is behind those that came, if the page needs more, and the end of the page.
+    async fn name_culprit(
+        &self,
+        connection: &mut PgConnection,
+        read: &mut Read,
+        failure: Failure,
+    ) -> Result<(), sqlx::Error> {
+        let query = self.query;
+        read.until = query.until;
+        if read.until.is_none() {
+            let now = sqlx::query_scalar("SELECT transaction_timestamp()");
+            read.until = Some(now.fetch_one(&mut *connection).await?);
+        }
+        if read.is_cut || read.unreadable.is_some() {
+            return Ok(());
+        }
+        let slices: Vec<i32> = query.slices.as_range().map(i32::from).collect();
+        let (from, after) = query.behind(read.states.last());
+        let found = sqlx::query(SELECT_FIRST_CHANGE)
+            .bind(&*query.entity_type)
+            .bind(&slices)
+            .bind(from.max(EARLIEST))
+            .bind(query.to.map(|to| to.max(EARLIEST)))
+            .bind(read.until.map(|until| until.max(EARLIEST)))
+            .bind(after.as_ref().map(|after| after.revision))
+            .bind(after.as_ref().map(|after| after.persistence_id.as_str()))
+            .fetch_optional(connection)
+            .await;
+        let row = match found {
+            // Not even the key can be had. The rows before it are a page of their own.
+            Err(error) if Failure::of(&error).may_concern_a_row() => None,
+            found => found?,
+        };
+        read.unreadable = row.and_then(|row| {
+            let reader = Reader::of(&row, self.settings);
+            let id = text(reader.persistence_id(&row).ok()?).ok()?;
+            Some(unreadable(&reader, &row, id, failure.into()))
+        });
+        Ok(())
+    }
+}
+
+impl Read {
+    fn note(&mut self, row: &PgRow, reader: &mut Reader<'_>) -> Result<(), StoreError> {
+        if Reader::is_absent(row) {
+            self.until = reader.until(row);
+            self.next = reader.next(row);
+            self.rows = reader.rows(row).unwrap_or_default();
+            return Ok(());
+        }
+        if self.is_cut || self.unreadable.is_some() {
+            return Ok(());
+        }
+        let id = match reader.persistence_id(row).and_then(text) {
+            Ok(id) => id,
+            // Nobody could go on behind it. The rows before it are a page of their own.
+            Err(_) if !self.states.is_empty() => {
+                self.is_cut = true;
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        match reader.stored_state(row, id.clone()) {
+            Ok(state) => {
+                let bytes = match &state.value {
+                    StoredValue::State(payload) => payload.bytes.len(),
+                    StoredValue::Deleted | StoredValue::Withheld { .. } => 0,
+                };
+                // What JSON comes to is known only here.
+                if self.bytes.saturating_add(bytes) > PAGE_BYTES_MAX && !self.states.is_empty() {
+                    self.is_cut = true;
+                } else {
+                    self.bytes = self.bytes.saturating_add(bytes);
+                    self.states.push(state);
+                }
+            }
+            Err(reason) => {
+                self.unreadable = Some(unreadable(reader, row, id, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn page(self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
+        let until = self.until.ok_or(StoreError::Unavailable(Cause::Protocol))?;
+        Ok(query.page(self.states, self.unreadable, self.rows, self.next, until))
+    }
+}
+
+/// The id of a row.
+fn text(id: &[u8]) -> Result<PersistenceId, StoreError> {
+    let id = std::str::from_utf8(id).map_err(|_| StoreError::Unavailable(Cause::Protocol))?;
+    Ok(PersistenceId::stored(id))
+}
+
+fn unreadable(
+    reader: &Reader<'_>,
+    row: &PgRow,
+    persistence_id: PersistenceId,
+    reason: StoreError,
+) -> UnreadableRow {
+    let (slice, revision, at) = reader.place(row);
+    UnreadableRow {
+        slice: slice.unwrap_or_else(|| Slice::of(persistence_id.as_str())),
+        revision: revision.unwrap_or_default(),
+        db_timestamp: at.unwrap_or_default(),
+        persistence_id,
+        reason,
+    }
+}
+
+/// A count as a bound value; what is beyond `i64` is beyond every table.
+fn bound(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -27,36 +27,6 @@ pub(in crate::postgres) struct Statement {
     pub(super) jsonb: &'static str,
 }
 
-/// A statement that reads `d.state_payload` as bytes, between its first part and the rest. A payload beyond the limit
-/// does not leave the server: then NULL comes.
-macro_rules! reading_payload {
-    ($before:literal, limit: $limit:literal, $after:literal) => {
-        $crate::postgres::durable_state::payload_column::Statement {
-            bytea: concat!(
-                $before,
-                "CASE WHEN octet_length(d.state_payload) <= ",
-                $limit,
-                " THEN d.state_payload END AS state_payload",
-                $after
-            ),
-            json: concat!(
-                $before,
-                "CASE WHEN octet_length(d.state_payload::text) <= ",
-                $limit,
-                " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
-                $after
-            ),
-            jsonb: concat!(
-                $before,
-                "CASE WHEN octet_length(d.state_payload::text) <= ",
-                $limit,
-                " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
-                $after
-            ),
-        }
-    };
-}
-
 /// A statement that names `d.state_payload` once as what its length is taken of, and then as bytes, NULL beyond the limit.
 macro_rules! giving_payload {
     ($before:literal, $between:literal, limit: $limit:literal, $after:literal) => {
@@ -92,6 +62,59 @@ macro_rules! giving_payload {
     };
 }
 
+/// A statement that reads `d.state_payload` as bytes, NULL beyond the limit, and sums up sizes before: those of bytes as they
+/// are, those of JSON as they are stored, since the server would have to unpack it to know more.
+macro_rules! paging_payloads {
+    (
+        $before:literal, limit: $limit:literal, $between:literal, size: $row:literal, $and:literal,
+        size: $again:literal, $after:literal
+    ) => {
+        $crate::postgres::durable_state::payload_column::Statement {
+            bytea: concat!(
+                $before,
+                "CASE WHEN octet_length(d.state_payload) <= ",
+                $limit,
+                " THEN d.state_payload END AS state_payload",
+                $between,
+                "octet_length(",
+                $row,
+                ")",
+                $and,
+                "octet_length(",
+                $again,
+                ")",
+                $after
+            ),
+            json: $crate::postgres::durable_state::payload_column::paging_json!(
+                $before, $limit, $between, $row, $and, $again, $after
+            ),
+            jsonb: $crate::postgres::durable_state::payload_column::paging_json!(
+                $before, $limit, $between, $row, $and, $again, $after
+            ),
+        }
+    };
+}
+
+macro_rules! paging_json {
+    ($before:literal, $limit:literal, $between:literal, $row:literal, $and:literal, $again:literal, $after:literal) => {
+        concat!(
+            $before,
+            "CASE WHEN octet_length(d.state_payload::text) <= ",
+            $limit,
+            " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
+            $between,
+            "pg_column_size(",
+            $row,
+            ")",
+            $and,
+            "pg_column_size(",
+            $again,
+            ")",
+            $after
+        )
+    };
+}
+
 /// A statement that writes `w.state_payload`, which came as bytes, between its first part and the rest.
 macro_rules! writing_payload {
     ($before:literal, $after:expr) => {
@@ -111,7 +134,7 @@ macro_rules! writing_payload {
     };
 }
 
-pub(super) use {giving_payload, reading_payload, writing_payload};
+pub(super) use {giving_payload, paging_json, paging_payloads, writing_payload};
 
 impl Statement {
     /// Its text for this type.

@@ -84,15 +84,17 @@ const STATE_SER_MANIFEST: usize = 6;
 const STATE_PAYLOAD: usize = 7;
 const TAGS: usize = 8;
 
-/// Behind them, in a page of changes only.
+/// Behind them, in the last row of a page of changes only.
 const UNTIL: usize = 9;
+const NEXT: usize = 10;
+const ROWS: usize = 11;
 
 /// Behind them, in a load only: the payload's number of bytes where it did not come.
 const PAYLOAD_BYTES: usize = 9;
 
 /// The places, and what has to stand there.
 #[cfg(test)]
-pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
+pub(in crate::postgres) const PLACES: [(usize, &str); 12] = [
     (PERSISTENCE_ID, "persistence_id"),
     (SLICE, "slice"),
     (ENTITY_TYPE, "entity_type"),
@@ -103,14 +105,15 @@ pub(in crate::postgres) const PLACES: [(usize, &str); 10] = [
     (STATE_PAYLOAD, "state_payload"),
     (TAGS, "tags"),
     (UNTIL, "until"),
+    (NEXT, "next"),
+    (ROWS, "rows"),
 ];
 
 /// The places in a load.
 #[cfg(test)]
 pub(in crate::postgres) const LOADED_PLACES: [(usize, &str); 10] = {
-    let mut places = PLACES;
-    places[9] = (PAYLOAD_BYTES, "payload_bytes");
-    places
+    let [a, b, c, d, e, f, g, h, i, ..] = PLACES;
+    [a, b, c, d, e, f, g, h, i, (PAYLOAD_BYTES, "payload_bytes")]
 };
 
 /// Reads the rows of one result.
@@ -120,7 +123,7 @@ pub(in crate::postgres) const LOADED_PLACES: [(usize, &str); 10] = {
 pub(super) struct Reader<'settings> {
     settings: &'settings StoreSettings,
     /// Whether the column at each place has the type that is read there.
-    readable: [bool; 10],
+    readable: [bool; 12],
     manifest: Option<Manifest>,
     /// The last tags, and their form in the row.
     tags: Option<(Box<[u8]>, Tags)>,
@@ -142,6 +145,8 @@ impl<'settings> Reader<'settings> {
                 is_readable::<&[u8]>(row, STATE_PAYLOAD),
                 is_readable::<Vec<Option<String>>>(row, TAGS),
                 is_readable::<Micros>(row, UNTIL),
+                is_readable::<Micros>(row, NEXT),
+                is_readable::<i64>(row, ROWS),
             ],
             manifest: None,
             tags: None,
@@ -185,6 +190,29 @@ impl<'settings> Reader<'settings> {
             .and_then(|bytes| usize::try_from(bytes).ok())
             .filter(|bytes| *bytes <= self.settings.payload_bytes_max);
         self.state(row, persistence_id, payload_bytes)
+    }
+
+    /// When the first row behind a page was written, if the server looked for it.
+    pub(super) fn next(&self, row: &PgRow) -> Option<DateTime<Utc>> {
+        self.cell(row, NEXT).and_then(Micros::date_time)
+    }
+
+    /// How many rows were looked at for a page.
+    pub(super) fn rows(&self, row: &PgRow) -> Option<usize> {
+        let rows: Option<i64> = self.cell(row, ROWS);
+        rows.and_then(|rows| usize::try_from(rows).ok())
+    }
+
+    /// The row's slice, revision and time, as far as they can be read.
+    pub(super) fn place(&self, row: &PgRow) -> (Option<Slice>, Option<i64>, Option<DateTime<Utc>>) {
+        let slice: Option<i32> = self.cell(row, SLICE);
+        let slice = slice.and_then(|slice| u16::try_from(slice).ok());
+        let at: Option<Micros> = self.cell(row, DB_TIMESTAMP);
+        (
+            slice.and_then(Slice::new),
+            self.cell(row, REVISION),
+            at.and_then(Micros::date_time),
+        )
     }
 
     /// The row as a state, or what is wrong with it.

@@ -104,10 +104,7 @@ pub(super) fn known(at: DateTime<Utc>, write: Write) -> Write {
 /// All changes of an entity type until now.
 pub(super) fn all_changes(entity_type: &str) -> ChangesQuery {
     ChangesQuery {
-        entity_type: entity_type.into(),
-        slices: SliceRange::ALL,
-        from: DateTime::UNIX_EPOCH,
-        until: None,
         limit: LIMIT,
+        ..ChangesQuery::all(entity_type, SliceRange::ALL)
     }
 }

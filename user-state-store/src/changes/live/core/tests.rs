@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::Arc;
 
 use super::*;
+use crate::changes::Seen;
 use crate::store::StoredValue;
 use crate::tags::Tags;
 
@@ -39,13 +39,35 @@ fn row(name: &str, number: i64, timestamp: DateTime<Utc>) -> StoredState {
     }
 }
 
+/// A page of these rows, of which four are as many as it may have.
 fn page(rows: &[(&str, i64, i64)], until: i64) -> ChangesPage {
     let rows = rows.iter();
+    let states: Vec<StoredState> = rows
+        .map(|(name, number, second)| row(name, *number, at(*second)))
+        .collect();
+    let last = states.last().filter(|_| states.len() == 4);
+    let end = last.map_or(PageEnd::Complete, |last| {
+        PageEnd::Behind(last.db_timestamp, RowKey::of(last))
+    });
     ChangesPage {
-        states: rows
-            .map(|(name, number, second)| row(name, *number, at(*second)))
-            .collect(),
+        states,
         until: at(until),
+        end,
+    }
+}
+
+/// A page that ends before a row that cannot be read.
+fn page_before(broken: (&str, i64, i64), rows: &[(&str, i64, i64)], until: i64) -> ChangesPage {
+    let (name, revision, second) = broken;
+    ChangesPage {
+        end: PageEnd::Unreadable(Box::new(UnreadableRow {
+            persistence_id: id(name),
+            slice: id(name).slice(),
+            revision,
+            db_timestamp: at(second),
+            reason: StoreError::Closed,
+        })),
+        ..page(rows, until)
     }
 }
 
@@ -55,7 +77,7 @@ fn offset(second: i64, seen: &[(&str, i64)]) -> TimestampOffset {
         .map(|(name, number)| (id(name), revision(*number)));
     TimestampOffset {
         timestamp: at(second),
-        seen: Arc::new(seen.collect()),
+        seen: seen.collect::<Seen>(),
     }
 }
 
@@ -67,6 +89,7 @@ fn core(offset: TimestampOffset) -> Core {
 fn core_with(offset: TimestampOffset, settings: FeedSettings) -> Core {
     let mut core = Core::new("", SliceRange::ALL, offset, settings).unwrap();
     core.limit = NonZeroUsize::new(4).unwrap();
+    core.forward.scan = Scan::new(core.forward.read.at, core.limit);
     core
 }
 
@@ -89,6 +112,7 @@ fn waits(core: &mut Core, now: Instant) -> Option<Duration> {
 fn told(core: &mut Core) -> Vec<(String, i64, i64)> {
     std::iter::from_fn(|| core.next_change())
         .map(|change| {
+            let change = change.unwrap();
             let name = change.state.persistence_id.to_string();
             let number = change.state.revision.get();
             (name, number, change.offset.timestamp.timestamp())
@@ -383,38 +407,149 @@ fn a_failed_read_of_own_writes_or_back_is_repeated() -> TestResult {
 }
 
 #[test]
-fn a_page_full_of_one_known_instant_is_an_error_of_every_kind_of_read() -> TestResult {
+fn an_instant_of_many_pages_is_gone_through_by_every_kind_of_read() -> TestResult {
     let now = Instant::now();
-    let is_too_large = |answer: Result<(), StoreError>| {
-        assert!(
-            matches!(answer, Err(StoreError::TooLarge { limit: 3, .. })),
-            "{answer:?}"
-        );
+    let full = |names: [&str; 4], second| page(&names.map(|name| (name, 1, second)), 5000);
+    let after = |core: &mut Core| match core.next_step(now) {
+        Step::Read(query) => query.after.map(|key| key.persistence_id.to_string()),
+        Step::Wait(_) => None,
     };
-    let full = |second| page(&["a", "b", "c", "d"].map(|name| (name, 1, second)), 5000);
 
     let mut forward = core(TimestampOffset::default());
     read(&mut forward, now);
-    forward.on_answer(Ok(full(1000)), now)?;
-    read(&mut forward, now);
-    is_too_large(forward.on_answer(Ok(full(1000)), now));
+    forward.on_answer(Ok(full(["a", "b", "c", "d"], 1000)), now)?;
+    assert_eq!(after(&mut forward).as_deref(), Some("d"));
+    forward.on_answer(Ok(full(["e", "f", "g", "h"], 1000)), now)?;
+    assert_eq!(after(&mut forward).as_deref(), Some("h"));
+    forward.on_answer(Ok(page(&[], 5000)), now)?;
+    let told = told(&mut forward);
+    assert_eq!(told.len(), 8);
+    forward.forward.due = None;
+    assert_eq!(
+        after(&mut forward).as_deref(),
+        Some("h"),
+        "so much is not read again at each look"
+    );
 
     let mut own = core(TimestampOffset::default());
     read(&mut own, now);
     own.on_answer(Ok(page(&[], 1000)), now)?;
     own.on_written(span(2000, 2000));
     read(&mut own, now);
-    own.on_answer(Ok(full(2000)), now)?;
-    assert!(read(&mut own, now).is_some(), "there may be more");
-    is_too_large(own.on_answer(Ok(full(2000)), now));
+    own.on_answer(Ok(full(["a", "b", "c", "d"], 2000)), now)?;
+    assert_eq!(after(&mut own).as_deref(), Some("d"));
 
     let mut back = core(offset(1000, &[]));
     read(&mut back, now);
     back.on_answer(Ok(page(&[("z", 1, 1001)], 5000)), now)?;
     assert_eq!(read(&mut back, now), Some((at(760), Some(at(1001)))));
-    back.on_answer(Ok(full(900)), now)?;
-    assert_eq!(read(&mut back, now), Some((at(900), Some(at(1001)))));
-    is_too_large(back.on_answer(Ok(full(900)), now));
+    back.on_answer(Ok(full(["a", "b", "c", "d"], 900)), now)?;
+    assert_eq!(after(&mut back).as_deref(), Some("d"));
+    Ok(())
+}
+
+#[test]
+fn a_late_row_of_an_instant_that_is_not_read_again_is_found_by_looking_back() -> TestResult {
+    let now = Instant::now();
+    let mut core = core(TimestampOffset::default());
+    read(&mut core, now);
+    let full = ["b", "c", "d", "e"].map(|name| (name, 1, 1000));
+    core.on_answer(Ok(page(&full, 1001)), now)?;
+    read(&mut core, now);
+    core.on_answer(Ok(page(&[], 1001)), now)?;
+    assert_eq!(told(&mut core).len(), 4);
+    let later = now + REFRESH;
+    read(&mut core, later).ok_or("it was due")?;
+    core.on_answer(Ok(page(&[], 1001 + WINDOW)), later)?;
+    let (_, until) = read(&mut core, later).ok_or("it was due")?;
+    assert_eq!(until, Some(at(1000) + MICROSECOND));
+    core.on_answer(Ok(page(&[("a", 1, 1000)], 0)), later)?;
+    assert_eq!(told(&mut core), [change("a", 1, 1000)]);
+    Ok(())
+}
+
+/// What comes out: names, and of unreadable rows the name and the offset behind it.
+fn items(core: &mut Core) -> Vec<Result<String, (String, TimestampOffset)>> {
+    std::iter::from_fn(|| core.next_change())
+        .map(|item| match item {
+            Ok(change) => Ok(change.state.persistence_id.to_string()),
+            Err(StoreError::UnreadableChange(change)) => {
+                Err((change.row.persistence_id.to_string(), change.behind))
+            }
+            Err(error) => panic!("{error:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn rows_before_an_unreadable_one_are_told_and_it_is_reported_with_a_growing_delay() -> TestResult {
+    let now = Instant::now();
+    let mut core = core(TimestampOffset::default());
+    let broken = ("broken", -1, 11);
+    let stuck = Err(("broken".to_owned(), offset(11, &[("broken", 0)])));
+    read(&mut core, now);
+    core.on_answer(Ok(page_before(broken, &[("a", 1, 10)], 5000)), now)?;
+    assert_eq!(items(&mut core), [Ok("a".to_owned()), stuck.clone()]);
+    let mut moment = now;
+    for delay in [100, 200, 400] {
+        assert_eq!(waits(&mut core, moment), Some(Duration::from_millis(delay)));
+        moment += Duration::from_millis(delay);
+        while let Some((from, until)) = read(&mut core, moment) {
+            let is_forward = until.is_none();
+            let answer = if is_forward {
+                assert_eq!(from, at(10));
+                page_before(broken, &[], 5000)
+            } else {
+                page(&[], 5000)
+            };
+            core.on_answer(Ok(answer), moment)?;
+            if is_forward {
+                break;
+            }
+        }
+        assert_eq!(items(&mut core), [stuck.clone()]);
+    }
+    moment += Duration::from_secs(1);
+    read(&mut core, moment).ok_or("it tries again")?;
+    core.on_answer(Ok(page(&[("broken", 1, 11), ("b", 1, 12)], 5000)), moment)?;
+    let rest = ["broken", "b"].map(|name| Ok(name.to_owned()));
+    assert_eq!(items(&mut core), rest);
+    Ok(())
+}
+
+#[test]
+fn a_feed_that_begins_behind_an_unreadable_row_leaves_it_out_wherever_it_meets_it() -> TestResult {
+    let now = Instant::now();
+    let mut core = core(offset(1000, &[("a", 1), ("broken", 0)]));
+    read(&mut core, now);
+    let rows = page_before(("broken", -1, 1000), &[("a", 1, 1000)], 5000);
+    core.on_answer(Ok(rows), now)?;
+    assert_eq!(items(&mut core), []);
+    let mut forward = 0;
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        let Some((_, until)) = read(&mut core, now) else {
+            break;
+        };
+        let answer = match until {
+            None if forward == 0 => {
+                forward += 1;
+                page(&[("b", 1, 1001)], 5000)
+            }
+            // Before the offset there is another one, which the offset says nothing of.
+            Some(_) if told.is_empty() => page_before(("older", 0, 990), &[], 5000),
+            Some(_) => page_before(("broken", -1, 1000), &[], 5000),
+            None => page(&[], 5000),
+        };
+        core.on_answer(Ok(answer), now)?;
+        told.extend(items(&mut core).into_iter().map(|item| match item {
+            Ok(name) => name,
+            Err((name, _)) => format!("!{name}"),
+        }));
+    }
+    told.sort_unstable();
+    assert_eq!(told, ["!older", "b"], "each once");
+    assert_eq!(core.retry.errors, 0);
     Ok(())
 }
 
@@ -466,14 +601,35 @@ struct World {
 impl World {
     fn page(&self, query: &ChangesQuery) -> ChangesPage {
         let until = query.until.unwrap_or(micros(self.now));
+        let to = query.to.map_or(until, |to| to.min(until));
+        let place = |state: &StoredState| {
+            let id = state.persistence_id.clone();
+            (state.db_timestamp, state.revision.get(), id)
+        };
+        let after = query.after.clone();
+        let after = after.map(|key| (query.from, key.revision, key.persistence_id));
         let rows = self.rows.iter();
         let mut states: Vec<StoredState> = rows
             .map(|(name, (number, timestamp))| row(name, *number, micros(*timestamp)))
             .filter(|state| query.from <= state.db_timestamp && state.db_timestamp < until)
+            .filter(|state| after.as_ref().is_none_or(|after| place(state) > *after))
             .collect();
-        states.sort_by_key(|state| (state.db_timestamp, state.revision));
+        states.sort_by_key(place);
+        let next = states.iter().map(|state| state.db_timestamp);
+        let next = next.filter(|at| *at >= to).min();
+        states.retain(|state| state.db_timestamp < to);
+        let rows = states.len();
+        if query.rows_max.is_some_and(|max| rows >= max.get()) {
+            states.clear();
+        }
         states.truncate(query.limit.get());
-        ChangesPage { states, until }
+        query.page(
+            states,
+            None,
+            rows,
+            next.filter(|_| rows < query.few()),
+            until,
+        )
     }
 
     /// Begins a transaction that commits after a while, unless the row is locked.
@@ -588,6 +744,7 @@ fn whatever_commits_late_or_is_cut_off_every_final_revision_is_told_in_order() {
                     break;
                 };
                 changes += 1;
+                let change = change.unwrap();
                 let name = change.state.persistence_id.to_string();
                 let number = change.state.revision.get();
                 let last = known.insert(name.clone(), number).unwrap_or(0);
