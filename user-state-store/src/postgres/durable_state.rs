@@ -24,14 +24,14 @@ pub(super) use culprits::SELECT_TAKEN;
 pub(super) use ids::persistence_ids;
 #[cfg(test)]
 pub(super) use ids::{SELECT_BYTES_OF_IDS, SELECT_PERSISTENCE_IDS, SELECT_TEXT};
-#[cfg(test)]
-pub(super) use load::SELECT_STATES;
 pub(super) use load::load;
+#[cfg(test)]
+pub(super) use load::{SELECT_LENGTHS, SELECT_STATES};
 #[cfg(test)]
 pub(super) use locked::SELECT_LOCKED;
 pub(super) use row::Micros;
 #[cfg(test)]
-pub(super) use row::{LOADED_PLACES, PLACES};
+pub(super) use row::PLACES;
 #[cfg(test)]
 pub(super) use update::{DELETE_STATES, UPDATE_STATES};
 pub(super) use write::write;
