@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use sqlx::Executor as _;
 use support::ledger::{Bank, add, id, ledgers};
 use support::{AnyError, Database, TestResult};
-use user_state_runtime::Settings;
+use user_state_runtime::{EntityRef, Settings};
 
 const LEDGERS: usize = 600;
 
@@ -49,7 +49,7 @@ async fn many_cold_reads_of_large_rows_take_bounded_memory() -> TestResult {
         .map(|number| runtime.entity(id(&number.to_string())))
         .collect();
     let before = highest_resident_kib()?;
-    for read in join_all(all.iter().map(|ledger| ledger.state())).await {
+    for read in join_all(all.iter().map(EntityRef::state)).await {
         assert_eq!(read?.state.balance, 7);
     }
     let grown = highest_resident_kib()?.saturating_sub(before);
