@@ -18,7 +18,7 @@ use support::{Database, Outcome, put, write};
 use user_state_runtime::testkit::PostgresServer;
 use user_state_store::{
     Cause, ConnectOptions, DurableStateStore as _, PersistenceId, PostgresStore, StoreError,
-    StoredValue, load_in_parts,
+    StoredValue, WriteOutcome, load_in_parts,
 };
 
 fn ids(count: usize) -> Vec<PersistenceId> {
@@ -108,6 +108,32 @@ async fn an_id_that_the_server_cannot_take_is_refused_alone() -> Outcome {
         .persistence_ids(Some(&refused[0]), NonZeroUsize::MIN)
         .await;
     assert!(matches!(after, Err(StoreError::Refused(_))), "{after:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_of_an_id_that_the_server_cannot_take_is_refused_alone() -> Outcome {
+    let database = encoded("LATIN1").await?;
+    let store = open(&database).await?;
+    let texts = ["a", "b", "\u{1f642}", "c", "d"];
+    for revision in [1, 2] {
+        let writes = texts.map(|id| put(id, revision - 1, revision, b"{}"));
+        let outcomes = write(&store, writes.to_vec()).await;
+        // In the order of the ids.
+        assert!(
+            matches!(
+                &outcomes[..],
+                [
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::NotApplied(StoreError::Refused(error)),
+                ] if &*error.code == "22P05"
+            ),
+            "{revision}: {outcomes:?}"
+        );
+    }
     Ok(())
 }
 
