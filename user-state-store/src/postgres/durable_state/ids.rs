@@ -110,7 +110,7 @@ async fn readable_ids(
     Ok(ids)
 }
 
-/// Bytes as the server converts them; nothing where it cannot.
+/// Bytes as the server converts them; nothing if it cannot.
 async fn text_of(
     pool: &Pool,
     settings: &StoreSettings,
@@ -123,7 +123,7 @@ async fn text_of(
     }
 }
 
-/// The ids of a page; nothing where one of them is no text.
+/// The ids of a page; nothing if one of them is no text.
 struct Page<'call> {
     after: &'call str,
     limit: NonZeroUsize,
