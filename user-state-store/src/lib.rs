@@ -107,6 +107,7 @@ mod changes;
 mod connect;
 mod error;
 mod event_store;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod halving;
 mod jackson;
 mod mapping;

@@ -29,8 +29,8 @@ FROM pg_stat_activity
 WHERE pid = $1
   AND backend_start = $2::timestamptz";
 
-/// How long to wait for a process to end, or for a standby, beyond opening a connection. It ends at its next interrupt check, which
-/// takes milliseconds unless the machine stands still.
+/// How long to wait for a process to end, or for a standby, beyond opening a connection. A process ends at its next
+/// interrupt check, which takes milliseconds unless the machine stands still.
 pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look.
