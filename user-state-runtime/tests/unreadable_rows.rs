@@ -290,3 +290,59 @@ async fn a_live_user_found_unreadable_is_not_written_over_from_memory() -> TestR
     assert_eq!(rows(&database, "other").await?, before);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_row_that_the_database_cannot_give_is_unreadable_for_its_user_alone() -> TestResult {
+    let database = Database::create().await?;
+    sql(
+        &database,
+        "ALTER TABLE durable_state ALTER COLUMN state_payload SET STORAGE EXTERNAL",
+    )
+    .await?;
+    let names = ["a", "b", "c", "d", "e"];
+    stored(&database, &names).await?;
+    // Spaces behind JSON mean nothing, and a payload of this size is stored apart from its row.
+    damage(
+        &database,
+        "c",
+        "state_payload = state_payload || convert_to(repeat(' ', 5000), 'UTF8')",
+    )
+    .await?;
+    let toast = "(SELECT reltoastrelid FROM pg_class WHERE oid = 'durable_state'::regclass)";
+    let kind = |kind| format!("UPDATE pg_class SET relkind = '{kind}' WHERE oid = {toast}");
+    sql(&database, &kind("r")).await?;
+    let delete = format!(
+        "DO $$ BEGIN EXECUTE 'DELETE FROM ' || {toast}::regclass; END $$; {}",
+        kind("t")
+    );
+    sql(&database, &delete).await?;
+    // Until they are vacuumed, the parts are read although they are deleted.
+    sql(&database, "VACUUM durable_state").await?;
+
+    let runtime = Runtime::for_users(database.store().await?).start()?;
+    for _ in 0..2 {
+        let mut calls = Vec::new();
+        for name in names {
+            let user = runtime.user(&key(name));
+            calls.push((name, execute(&user, cart(2)), read(&user)));
+        }
+        for (name, command, read) in calls {
+            let (command, read) = (command.await, read.await);
+            if name == "c" {
+                assert!(matches!(
+                    command,
+                    Err(ExecuteError::Unreadable(StoreError::Unreadable { .. }))
+                ));
+                assert!(matches!(
+                    read,
+                    Err(RequestError::Unreadable(StoreError::Unreadable { .. }))
+                ));
+            } else {
+                assert!(command.is_ok() && read.is_ok(), "{name}");
+            }
+        }
+        runtime.user(&key("a")).passivate().await?;
+    }
+    assert_eq!(database.revisions("mall-c").await?, [1]);
+    Ok(())
+}

@@ -109,6 +109,7 @@ mod connect;
 mod deadline;
 mod error;
 mod event_store;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod halving;
 mod jackson;
 mod mapping;

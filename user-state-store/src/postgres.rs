@@ -253,8 +253,8 @@ mod tests {
     use super::*;
     use crate::connect::PayloadColumn;
     use crate::postgres::durable_state::{
-        DELETE_FREE_STATES, DELETE_STATES, INSERT_STATES, LOADED_PLACES, PLACES,
-        SELECT_BYTES_OF_IDS, SELECT_CHANGES, SELECT_FIRST_CHANGE, SELECT_OTHER_ROWS,
+        DELETE_FREE_STATES, DELETE_STATES, INSERT_STATES, PLACES, SELECT_BYTES_OF_IDS,
+        SELECT_CHANGES, SELECT_FIRST_CHANGE, SELECT_LENGTHS, SELECT_OTHER_ROWS,
         SELECT_PERSISTENCE_IDS, SELECT_STANDING, SELECT_STATES, SELECT_TAKEN, SELECT_TEXT,
         UPDATE_FREE_STATES, UPDATE_STATES,
     };
@@ -310,6 +310,7 @@ mod tests {
     ) -> Result<(), Box<dyn Error>> {
         for statement in [
             SELECT_STATES.of(column),
+            SELECT_LENGTHS.of(column),
             SELECT_CHANGES.of(column),
             SELECT_FIRST_CHANGE,
             SELECT_PERSISTENCE_IDS,
@@ -353,10 +354,11 @@ mod tests {
     #[tokio::test]
     async fn columns_stand_where_they_are_read() -> Result<(), Box<dyn Error>> {
         let database = TestDatabase::create().await?;
+        let states = &PLACES[..9];
         for column in PAYLOAD_COLUMNS {
             let mut session = session(&database, column).await?;
             for (statement, places) in [
-                (SELECT_STATES.of(column), &LOADED_PLACES[..]),
+                (SELECT_STATES.of(column), states),
                 (SELECT_CHANGES.of(column), &PLACES[..]),
                 (
                     UPDATE_STATES.of(column),

@@ -49,7 +49,7 @@ pub(crate) use signal::{Listening, Span};
 /// at any await point: a connection with an unfinished call is closed, never reused.
 #[async_trait]
 pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
-    /// Loads the rows of these ids in one round trip. For rows of any size use [`crate::load_in_parts`].
+    /// Loads the rows of these ids in one round trip, or two if payloads are left out. For rows of any size use [`crate::load_in_parts`].
     ///
     /// # Contract
     /// The answer has one element per id, in the order asked: `Ok(None)` if there is no row, and an error
@@ -59,7 +59,8 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// more round trips. Ids may repeat. At most [`BATCH_ROWS_MAX`] ids.
     ///
     /// The answer holds at most [`LOAD_BYTES_MAX`] of payload, of which each id has an equal share. A larger payload is
-    /// left out ([`StoredValue::Withheld`]): ask again for fewer ids. The payload of a single id always comes.
+    /// left out ([`StoredValue::Withheld`]), one beyond the limit perhaps too: ask again for fewer ids. What a single id
+    /// has is never withheld.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`], for all ids together;
@@ -136,7 +137,8 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// # Contract
     /// As Pekko's `currentPersistenceIds(afterId, limit)`: strictly after `after`, deleted states that left
     /// a mark included. Following pages from the last id of each reaches every id that existed throughout. Stored ids
-    /// that are no text of Unicode are left out, with a warning of their number: nobody can ask for their rows.
+    /// that are no text of Unicode are left out, with a warning of their number: nobody can ask for their rows. Before an
+    /// id that the database cannot give, the page ends; an error comes instead of a page that would begin with it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`]; [`StoreError::Refused`] if the database cannot take

@@ -3,7 +3,11 @@
 //! Method: databases of other encodings, rows of bytes that are no text, and stored values that are really damaged.
 
 #![cfg(feature = "postgres")]
-#![expect(clippy::unwrap_used, reason = "a wrong constant ends the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a wrong constant ends the test"
+)]
 
 mod support;
 
@@ -11,9 +15,10 @@ use std::num::NonZeroUsize;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use support::{Database, Outcome, put, write};
+use throwaway_postgres::PostgresServer;
 use user_state_store::{
     Cause, ConnectOptions, DurableStateStore as _, PersistenceId, PostgresStore, StoreError,
-    StoredValue, load_in_parts,
+    StoredValue, WriteOutcome, load_in_parts,
 };
 
 fn ids(count: usize) -> Vec<PersistenceId> {
@@ -107,6 +112,32 @@ async fn an_id_that_the_server_cannot_take_is_refused_alone() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_write_of_an_id_that_the_server_cannot_take_is_refused_alone() -> Outcome {
+    let database = encoded("LATIN1").await?;
+    let store = open(&database).await?;
+    let texts = ["a", "b", "\u{1f642}", "c", "d"];
+    for revision in [1, 2] {
+        let writes = texts.map(|id| put(id, revision - 1, revision, b"{}"));
+        let outcomes = write(&store, writes.to_vec()).await;
+        // In the order of the ids.
+        assert!(
+            matches!(
+                &outcomes[..],
+                [
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::Applied(_),
+                    WriteOutcome::NotApplied(StoreError::Refused(error)),
+                ] if &*error.code == "22P05"
+            ),
+            "{revision}: {outcomes:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_row_whose_text_is_none_is_unreadable_alone() -> Outcome {
     let database = encoded("SQL_ASCII").await?;
     let store = open(&database).await?;
@@ -176,6 +207,74 @@ async fn damage(database: &Database, numbers: &str) -> Outcome {
         connection.execute(&*statement).await?;
     }
     connection.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_page_of_the_table_harms_only_the_rows_in_it() -> Outcome {
+    const PAGE: usize = 8192;
+    let server = PostgresServer::start_with(&[("autovacuum", "off")]).await?;
+    let database = server.create_database().await?;
+    let options: ConnectOptions = database.url().parse()?;
+    user_state_store::migrate(&options).await?;
+    let mut connection = PgConnection::connect(database.url()).await?;
+    connection
+        .execute(
+            "INSERT INTO durable_state
+             SELECT 1, '', 'id-' || to_char(i, 'FM000'), 1, now(), 31, 'm', 'x', NULL
+             FROM generate_series(0, 399) AS i",
+        )
+        .await?;
+    // As for a table with more pages than these.
+    let name = database.name();
+    connection
+        .execute(&*format!("ALTER DATABASE {name} SET enable_seqscan = off"))
+        .await?;
+    connection.execute("CHECKPOINT").await?;
+    let damaged: Vec<String> = sqlx::query_scalar(
+        "SELECT persistence_id FROM durable_state WHERE (ctid::text::point)[0] = 2 ORDER BY 1",
+    )
+    .fetch_all(&mut connection)
+    .await?;
+    let file: String = sqlx::query_scalar("SELECT pg_relation_filepath('durable_state')")
+        .fetch_one(&mut connection)
+        .await?;
+    let data: String = sqlx::query_scalar("SHOW data_directory")
+        .fetch_one(&mut connection)
+        .await?;
+    server.stop().await?;
+    let file = std::path::Path::new(&data).join(file);
+    let mut bytes = std::fs::read(&file)?;
+    bytes[2 * PAGE..3 * PAGE].fill(0x7f);
+    std::fs::write(&file, bytes)?;
+    server.restart().await?;
+
+    let store = PostgresStore::open(&options).await?;
+    let ids = ids(400);
+    let culprits: Vec<usize> = (0..ids.len())
+        .filter(|place| damaged.iter().any(|id| id == ids[*place].as_str()))
+        .collect();
+    assert!(culprits.len() > 10, "{culprits:?}");
+    assert_culprits(&store, &ids, &culprits, "XX001").await?;
+
+    // Every id before the damage, and then an error.
+    let limit = NonZeroUsize::new(100).unwrap();
+    let mut seen: Vec<PersistenceId> = Vec::new();
+    let error = loop {
+        match store.persistence_ids(seen.last(), limit).await {
+            Ok(page) => seen.extend(page),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(seen, ids[..culprits[0]]);
+    assert!(
+        matches!(&error, StoreError::Unavailable(Cause::Database(error)) if &*error.code == "XX001"),
+        "{error:?}"
+    );
+    let behind = store
+        .persistence_ids(Some(&ids[*culprits.last().unwrap()]), limit)
+        .await?;
+    assert_eq!(behind.first(), ids.get(culprits.last().unwrap() + 1));
     Ok(())
 }
 

@@ -843,3 +843,89 @@ async fn connections_that_come_and_go_are_no_incident() -> TestResult {
     create(&store, &["after"]).await?;
     Ok(())
 }
+
+/// The size of a page in the files that are made here.
+const PAGE: usize = 4096;
+
+#[tokio::test]
+async fn a_damaged_page_harms_only_the_rows_in_it() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let names: Vec<String> = (0..40).map(|number| format!("id-{number:02}")).collect();
+    let store = open(&path).await?;
+    for (name, letter) in names.iter().zip(b'A'..) {
+        let bytes = vec![letter; 3 * PAGE];
+        write(&store, vec![put(name, 0, bytes)?]).await?;
+    }
+    store.close().await;
+
+    // The pages of long payloads form a chain: four bytes name the next page, then the payload goes on.
+    let mut file = std::fs::read(&path)?;
+    let damaged = [3_u8, 4, 39];
+    for page in file.chunks_mut(PAGE) {
+        let (next, payload) = page.split_at_mut(4);
+        if damaged
+            .iter()
+            .any(|number| payload.iter().all(|byte| *byte == b'A' + number))
+        {
+            next.fill(0x7f);
+        }
+    }
+    std::fs::write(&path, file)?;
+
+    let store = open(&path).await?;
+    let ids: Vec<&str> = names.iter().map(String::as_str).collect();
+    let rows = load(&store, &ids).await?;
+    assert_eq!(rows.len(), ids.len());
+    for (number, row) in (0..).zip(rows) {
+        match row {
+            Ok(Some(_)) if !damaged.contains(&number) => {}
+            Err(StoreError::Unreadable { .. }) if damaged.contains(&number) => {}
+            other => return Err(format!("{number}: {other:?}").into()),
+        }
+    }
+    let alone = load(&store, &["id-39"]).await?.remove(0);
+    assert!(
+        matches!(alone, Err(StoreError::Unreadable { .. })),
+        "{alone:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn ids_that_are_no_text_do_not_hide_the_others() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    create(&store, &["a", "b", "c"]).await?;
+    let mut other = plain(&path).await?;
+    for id in [
+        "CAST(x'61ff' AS TEXT)",
+        "CAST(x'62fe' AS TEXT)",
+        "CAST(x'62ff' AS TEXT)",
+        "x'00'",
+        "x'ff'",
+    ] {
+        let copy = format!(
+            "INSERT INTO durable_state (slice, entity_type, persistence_id, revision, db_timestamp,
+               state_ser_id, state_ser_manifest, state_payload)
+             SELECT slice, entity_type, {id}, revision, db_timestamp,
+               state_ser_id, state_ser_manifest, state_payload
+             FROM durable_state WHERE persistence_id = 'a'"
+        );
+        other.execute(&*copy).await?;
+    }
+    for limit in 1..9 {
+        let limit = std::num::NonZeroUsize::new(limit).ok_or("zero")?;
+        let mut seen: Vec<PersistenceId> = Vec::new();
+        loop {
+            let page = store.persistence_ids(seen.last(), limit).await?;
+            assert!(page.len() <= limit.get());
+            if page.is_empty() {
+                break;
+            }
+            seen.extend(page);
+        }
+        let seen: Vec<&str> = seen.iter().map(PersistenceId::as_str).collect();
+        assert_eq!(seen, ["a", "b", "c"], "{limit}");
+    }
+    Ok(())
+}

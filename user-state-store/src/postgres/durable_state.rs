@@ -30,15 +30,15 @@ pub(super) use desk::Desk;
 pub(super) use ids::persistence_ids;
 #[cfg(test)]
 pub(super) use ids::{SELECT_BYTES_OF_IDS, SELECT_PERSISTENCE_IDS, SELECT_TEXT};
-#[cfg(test)]
-pub(super) use load::SELECT_STATES;
 pub(super) use load::load;
+#[cfg(test)]
+pub(super) use load::{SELECT_LENGTHS, SELECT_STATES};
 #[cfg(test)]
 pub(super) use locked::SELECT_STANDING;
 pub(super) use probe::{Known, try_writes};
 pub(super) use row::Micros;
 #[cfg(test)]
-pub(super) use row::{LOADED_PLACES, PLACES};
+pub(super) use row::PLACES;
 #[cfg(test)]
 pub(super) use update::{DELETE_FREE_STATES, DELETE_STATES, UPDATE_FREE_STATES, UPDATE_STATES};
 pub(super) use write::write;

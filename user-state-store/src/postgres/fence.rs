@@ -42,9 +42,8 @@ WHERE pid = $1
 /// The role that logged in: it sees and may end its own processes, which the role that is set at login may not.
 const SET_LOGIN_ROLE: &str = "SET ROLE NONE";
 
-/// How long to wait for a process to end, or for a standby, beyond opening a connection. It ends at its next interrupt
-/// check, which
-/// takes milliseconds unless the machine stands still.
+/// How long to wait for a process to end, or for a standby, beyond opening a connection. A process ends at its next
+/// interrupt check, which takes milliseconds unless the machine stands still.
 pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look.

@@ -1,7 +1,7 @@
 //! Table `durable_state` on SQLite: its reads, and the way in to its writes.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
@@ -159,8 +159,8 @@ async fn load_part(
     let rows = fetch(lane, query).await?;
     let mut states: HashMap<PersistenceId, (Revision, Result<StoredState, StoreError>)> =
         HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let (persistence_id, revision, state) = read(row, payload_bytes_max)?;
+    for row in rows {
+        let (persistence_id, revision, state) = read(&row, payload_bytes_max)?;
         match states.entry(persistence_id) {
             Entry::Vacant(entry) => {
                 entry.insert((revision, state));
@@ -177,9 +177,18 @@ async fn load_part(
             }
         }
     }
+    let distinct: HashSet<&PersistenceId> = ids.iter().collect();
+    let repeats = distinct.len() < ids.len();
     Ok(ids
         .iter()
-        .map(|id| states.get(id).map(|(_, state)| state.clone()).transpose())
+        .map(|id| {
+            let state = if repeats {
+                states.get(id).cloned()
+            } else {
+                states.remove(id)
+            };
+            state.map(|(_, state)| state).transpose()
+        })
         .collect())
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Search<'call> {
 }
 
 impl Search<'_> {
-    /// What is found for each id after the load of all of them failed; an error where that concerns everybody.
+    /// What is found for each id after the load of all of them failed; an error if that concerns everybody.
     pub(super) async fn after(&self, failure: Failure) -> Result<Vec<Found>, StoreError> {
         let Some(error) = of_one(&failure) else {
             return Err(failure.into());

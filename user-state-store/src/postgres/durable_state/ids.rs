@@ -72,13 +72,22 @@ async fn readable_ids(
 ) -> Result<Vec<PersistenceId>, StoreError> {
     let (mut ids, mut left_out) = (Vec::new(), 0_usize);
     let mut behind: Option<Vec<u8>> = None;
+    let mut limit = limit;
     while ids.is_empty() {
         let page = BytesPage {
             behind: behind.as_deref(),
             after,
             limit,
         };
-        let page = pool.read(settings, page).await?;
+        let page = match pool.read(settings, page).await {
+            Ok(page) => page,
+            // A part of the table is damaged, perhaps behind the next ids.
+            Err(failure) if of_one(&failure).is_some() && limit > NonZeroUsize::MIN => {
+                limit = NonZeroUsize::new(limit.get() / 2).unwrap_or(NonZeroUsize::MIN);
+                continue;
+            }
+            Err(failure) => return Err(failure.into()),
+        };
         let Some((last, _)) = page.last() else { break };
         behind = Some(last.clone());
         for (bytes, text) in page {
@@ -101,7 +110,7 @@ async fn readable_ids(
     Ok(ids)
 }
 
-/// Bytes as the server converts them; nothing where it cannot.
+/// Bytes as the server converts them; nothing if it cannot.
 async fn text_of(
     pool: &Pool,
     settings: &StoreSettings,
@@ -114,7 +123,7 @@ async fn text_of(
     }
 }
 
-/// The ids of a page; nothing where one of them is no text.
+/// The ids of a page; nothing if one of them is no text.
 struct Page<'call> {
     after: &'call str,
     limit: NonZeroUsize,

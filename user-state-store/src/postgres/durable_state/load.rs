@@ -1,8 +1,13 @@
 //! Loading the rows of given ids.
+//!
+//! A payload that is larger than its share of the answer does not leave the server. A second statement asks for its length
+//! then, so that the first one computes nothing for the rows that come.
+
+use std::collections::HashMap;
 
 use futures_util::TryStreamExt as _;
-use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
 use tokio::time::Instant;
 
 use crate::connect::StoreSettings;
@@ -12,13 +17,15 @@ use crate::postgres::connection::answer_deadline;
 use crate::postgres::durable_state::array::Array;
 use crate::postgres::durable_state::asked::{Answers, Asked};
 use crate::postgres::durable_state::culprits::Search;
-use crate::postgres::durable_state::payload_column::{Statement, giving_payload};
+use crate::postgres::durable_state::payload_column::{
+    Statement, measuring_payload, reading_payload,
+};
 use crate::postgres::durable_state::row::Reader;
 use crate::postgres::pool::{Call, Pool};
-use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState};
+use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState, StoredValue};
 
-/// The rows of some ids. A payload of more than `$2` bytes does not leave the server; the number of its bytes does.
-pub(in crate::postgres) const SELECT_STATES: Statement = giving_payload!(
+/// The rows of some ids.
+pub(in crate::postgres) const SELECT_STATES: Statement = reading_payload!(
     "\
 SELECT
   d.persistence_id,
@@ -28,30 +35,26 @@ SELECT
   d.db_timestamp,
   d.state_ser_id,
   d.state_ser_manifest,
-  d.given AS state_payload,
-  d.tags,
-  CASE WHEN d.given IS NULL THEN octet_length(",
-    ") END AS payload_bytes
+  ",
+    limit: "$2",
+    ",
+  d.tags
 FROM UNNEST($1::text[]) AS w (persistence_id)
 CROSS JOIN LATERAL (
-  SELECT
-    persistence_id,
-    slice,
-    entity_type,
-    revision,
-    db_timestamp,
-    state_ser_id,
-    state_ser_manifest,
-    state_payload,
-    tags,
-    ",
-    limit: "$2",
-    " AS given
-  FROM durable_state AS d
-  WHERE d.persistence_id = w.persistence_id
+  SELECT *
+  FROM durable_state
+  WHERE durable_state.persistence_id = w.persistence_id
   -- Keeps the planner at one index probe per id, also while it has no statistics.
   OFFSET 0
 ) AS d"
+);
+
+/// How long the payloads of some ids are.
+pub(in crate::postgres) const SELECT_LENGTHS: Statement = measuring_payload!(
+    "SELECT d.persistence_id, ",
+    "
+FROM durable_state AS d
+WHERE d.persistence_id = ANY ($1::text[])"
 );
 
 /// What was found for an id.
@@ -128,24 +131,69 @@ impl Call for Load<'_> {
         let mut rows = sqlx::query(SELECT_STATES.of(self.settings.payload_column))
             .bind(Array::new(self.asked.distinct()))
             .bind(i64::try_from(self.share).unwrap_or(i64::MAX))
-            .fetch(connection);
+            .fetch(&mut *connection);
         let mut answers = Answers::to(self.asked);
         let mut reader = None;
         let mut noted = Ok(());
         while let Some(row) = rows.try_next().await? {
             if noted.is_ok() {
-                let reader = reader.get_or_insert_with(|| Reader::of(&row, self.settings));
+                let reader =
+                    reader.get_or_insert_with(|| Reader::sharing(&row, self.settings, self.share));
                 noted = note(&mut answers, &row, reader);
             }
         }
-        Ok(noted.map(|()| answers.into_found()))
+        drop(rows);
+        let mut found = answers.into_found();
+        if found.iter().any(is_withheld) {
+            self.measure(&mut found, connection).await?;
+        }
+        Ok(noted.map(|()| found))
     }
+}
+
+impl Load<'_> {
+    /// Puts the lengths of the payloads that did not come in their places.
+    async fn measure(
+        &self,
+        found: &mut [Found],
+        connection: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        let withheld: Vec<&str> = found
+            .iter()
+            .filter(|found| is_withheld(found))
+            .filter_map(|found| Some(found.as_ref().ok()?.as_ref()?.persistence_id.as_str()))
+            .collect();
+        let rows = sqlx::query(SELECT_LENGTHS.of(self.settings.payload_column))
+            .bind(Array::new(withheld.iter().copied()))
+            .fetch_all(connection)
+            .await?;
+        let mut lengths = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let length = row.try_get::<Option<i32>, _>(1)?.unwrap_or_default();
+            lengths.insert(
+                row.try_get::<&str, _>(0)?,
+                usize::try_from(length).unwrap_or_default(),
+            );
+        }
+        for state in found.iter_mut().flatten().flatten() {
+            if let StoredValue::Withheld { payload_bytes } = &mut state.value
+                && let Some(length) = lengths.get(state.persistence_id.as_str())
+            {
+                *payload_bytes = *length;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_withheld(found: &Found) -> bool {
+    matches!(found, Ok(Some(state)) if matches!(state.value, StoredValue::Withheld { .. }))
 }
 
 fn note(answers: &mut Answers<'_>, row: &PgRow, reader: &mut Reader<'_>) -> Result<(), StoreError> {
     let id = reader.persistence_id(row)?;
     let revision = reader.revision(row);
-    answers.add(id, revision, |id| reader.loaded_state(row, id));
+    answers.add(id, revision, |id| reader.stored_state(row, id));
     Ok(())
 }
 

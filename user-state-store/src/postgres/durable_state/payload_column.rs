@@ -27,37 +27,43 @@ pub(in crate::postgres) struct Statement {
     pub(super) jsonb: &'static str,
 }
 
-/// A statement that names `d.state_payload` once as what its length is taken of, and then as bytes, NULL beyond the limit.
-macro_rules! giving_payload {
-    ($before:literal, $between:literal, limit: $limit:literal, $after:literal) => {
+/// A statement that reads `d.state_payload` as bytes, between its first part and the rest. A payload beyond the limit
+/// does not leave the server: then NULL comes.
+macro_rules! reading_payload {
+    ($before:literal, limit: $limit:literal, $after:literal) => {
         $crate::postgres::durable_state::payload_column::Statement {
             bytea: concat!(
                 $before,
-                "d.state_payload",
-                $between,
                 "CASE WHEN octet_length(d.state_payload) <= ",
                 $limit,
-                " THEN d.state_payload END",
+                " THEN d.state_payload END AS state_payload",
                 $after
             ),
             json: concat!(
                 $before,
-                "d.state_payload::text",
-                $between,
                 "CASE WHEN octet_length(d.state_payload::text) <= ",
                 $limit,
-                " THEN convert_to(d.state_payload::text, 'UTF8') END",
+                " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
                 $after
             ),
             jsonb: concat!(
                 $before,
-                "d.state_payload::text",
-                $between,
                 "CASE WHEN octet_length(d.state_payload::text) <= ",
                 $limit,
-                " THEN convert_to(d.state_payload::text, 'UTF8') END",
+                " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
                 $after
             ),
+        }
+    };
+}
+
+/// A statement that takes the length of `d.state_payload` in bytes, between its first part and the rest.
+macro_rules! measuring_payload {
+    ($before:literal, $after:literal) => {
+        $crate::postgres::durable_state::payload_column::Statement {
+            bytea: concat!($before, "octet_length(d.state_payload)", $after),
+            json: concat!($before, "octet_length(d.state_payload::text)", $after),
+            jsonb: concat!($before, "octet_length(d.state_payload::text)", $after),
         }
     };
 }
@@ -134,7 +140,9 @@ macro_rules! writing_payload {
     };
 }
 
-pub(super) use {giving_payload, paging_json, paging_payloads, writing_payload};
+pub(super) use {
+    measuring_payload, paging_json, paging_payloads, reading_payload, writing_payload,
+};
 
 impl Statement {
     /// Its text for this type.

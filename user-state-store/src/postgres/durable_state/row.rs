@@ -89,9 +89,6 @@ const UNTIL: usize = 9;
 const NEXT: usize = 10;
 const ROWS: usize = 11;
 
-/// Behind them, in a load only: the payload's number of bytes where it did not come.
-const PAYLOAD_BYTES: usize = 9;
-
 /// The places, and what has to stand there.
 #[cfg(test)]
 pub(in crate::postgres) const PLACES: [(usize, &str); 12] = [
@@ -109,19 +106,14 @@ pub(in crate::postgres) const PLACES: [(usize, &str); 12] = [
     (ROWS, "rows"),
 ];
 
-/// The places in a load.
-#[cfg(test)]
-pub(in crate::postgres) const LOADED_PLACES: [(usize, &str); 10] = {
-    let [a, b, c, d, e, f, g, h, i, ..] = PLACES;
-    [a, b, c, d, e, f, g, h, i, (PAYLOAD_BYTES, "payload_bytes")]
-};
-
 /// Reads the rows of one result.
 ///
 /// They have the same columns, so that types are compared once. Most have the manifest and the tags of the row before,
 /// and share them then.
 pub(super) struct Reader<'settings> {
     settings: &'settings StoreSettings,
+    /// The most bytes of a payload that come.
+    share: usize,
     /// Whether the column at each place has the type that is read there.
     readable: [bool; 12],
     manifest: Option<Manifest>,
@@ -132,8 +124,14 @@ pub(super) struct Reader<'settings> {
 impl<'settings> Reader<'settings> {
     /// A reader of the result that this row is from.
     pub(super) fn of(row: &PgRow, settings: &'settings StoreSettings) -> Self {
+        Self::sharing(row, settings, settings.payload_bytes_max)
+    }
+
+    /// The same for a result in which larger payloads than this are NULL although they are not beyond the limit.
+    pub(super) fn sharing(row: &PgRow, settings: &'settings StoreSettings, share: usize) -> Self {
         Self {
             settings,
+            share,
             readable: [
                 is_readable::<&str>(row, PERSISTENCE_ID),
                 is_readable::<i32>(row, SLICE),
@@ -177,21 +175,6 @@ impl<'settings> Reader<'settings> {
         self.cell(row, UNTIL).and_then(Micros::date_time)
     }
 
-    /// The row of a load as a state, whose payload may have been withheld.
-    pub(super) fn loaded_state(
-        &mut self,
-        row: &PgRow,
-        persistence_id: PersistenceId,
-    ) -> Result<StoredState, StoreError> {
-        let withheld = row.try_get_raw(PAYLOAD_BYTES).ok();
-        let withheld = withheld.filter(|value| !value.is_null());
-        let payload_bytes = withheld
-            .and_then(|value| <i32 as Decode<Postgres>>::decode(value).ok())
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .filter(|bytes| *bytes <= self.settings.payload_bytes_max);
-        self.state(row, persistence_id, payload_bytes)
-    }
-
     /// When the first row behind a page was written, if the server looked for it.
     pub(super) fn next(&self, row: &PgRow) -> Option<DateTime<Utc>> {
         self.cell(row, NEXT).and_then(Micros::date_time)
@@ -223,31 +206,25 @@ impl<'settings> Reader<'settings> {
         row: &PgRow,
         persistence_id: PersistenceId,
     ) -> Result<StoredState, StoreError> {
-        self.state(row, persistence_id, None)
-    }
-
-    fn state(
-        &mut self,
-        row: &PgRow,
-        persistence_id: PersistenceId,
-        withheld: Option<usize>,
-    ) -> Result<StoredState, StoreError> {
         let serializer_id = SerializerId(self.cell(row, STATE_SER_ID).unwrap_or_default());
         let manifest = self.manifest(row);
         let marker = payload_column::marker(self.settings.payload_column);
-        match self.columns(row, withheld) {
+        match self.columns(row) {
             Ok(columns) => Ok(StoredState {
                 persistence_id,
                 slice: columns.slice,
                 entity_type: columns.entity_type.into(),
                 revision: columns.revision,
                 db_timestamp: columns.db_timestamp,
-                value: match (withheld, columns.state_payload) {
-                    (Some(payload_bytes), _) => StoredValue::Withheld { payload_bytes },
-                    (None, payload) if serializer_id == SerializerId::NULL && payload == marker => {
+                value: match columns.state_payload {
+                    // How long it is, is found out later; until then it may be as long as the limit.
+                    None => StoredValue::Withheld {
+                        payload_bytes: self.settings.payload_bytes_max,
+                    },
+                    Some(payload) if serializer_id == SerializerId::NULL && payload == marker => {
                         StoredValue::Deleted
                     }
-                    (None, payload) => StoredValue::State(Payload {
+                    Some(payload) => StoredValue::State(Payload {
                         serializer_id,
                         manifest,
                         bytes: payload.to_vec(),
@@ -292,11 +269,7 @@ impl<'settings> Reader<'settings> {
         Some(tags)
     }
 
-    fn columns<'row>(
-        &mut self,
-        row: &'row PgRow,
-        withheld: Option<usize>,
-    ) -> Result<Columns<'row>, DecodeError> {
+    fn columns<'row>(&mut self, row: &'row PgRow) -> Result<Columns<'row>, DecodeError> {
         let slice: i32 = self
             .cell(row, SLICE)
             .ok_or(malformed("column slice is no number"))?;
@@ -309,6 +282,10 @@ impl<'settings> Reader<'settings> {
         let state_payload: Option<&[u8]> = self
             .cell(row, STATE_PAYLOAD)
             .ok_or(malformed("column state_payload is not binary"))?;
+        let limit = self.settings.payload_bytes_max;
+        if state_payload.is_none() && self.share >= limit {
+            return Err(DecodeError::TooLarge { limit });
+        }
         let tags = self
             .tags(row)
             .ok_or(malformed("column tags is no list of texts"))?;
@@ -326,11 +303,7 @@ impl<'settings> Reader<'settings> {
                 .ok_or(DecodeError::TimeOutOfRange {
                     field: "db_timestamp",
                 })?,
-            state_payload: state_payload.or(withheld.map(|_| [].as_slice())).ok_or(
-                DecodeError::TooLarge {
-                    limit: self.settings.payload_bytes_max,
-                },
-            )?,
+            state_payload,
             tags,
         })
     }
@@ -360,7 +333,7 @@ struct Columns<'row> {
     entity_type: &'row str,
     revision: Revision,
     db_timestamp: DateTime<Utc>,
-    state_payload: &'row [u8],
+    state_payload: Option<&'row [u8]>,
     tags: Tags,
 }
 
