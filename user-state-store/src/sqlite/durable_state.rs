@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
-use tokio::time::{Instant, timeout_at};
 
 use crate::changes::{ChangesPage, ChangesQuery};
+use crate::deadline;
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
@@ -157,7 +158,7 @@ async fn run<T>(
     deadline: Instant,
     call: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, Failure> {
-    match timeout_at(deadline, call).await {
+    match deadline::until(deadline, call).await {
         Ok(result) => result.map_err(Failure::Sqlite),
         Err(_) => Err(Failure::Deadline),
     }
