@@ -182,6 +182,9 @@ async fn a_pooled_connection_whose_search_path_somebody_changed_is_replaced() ->
     use_everything(&store, 0).await?;
     pool.execute("SET search_path = pg_catalog").await?;
     use_everything(&store, 1).await?;
+    pool.execute("SET search_path = pg_catalog").await?;
+    let opened = PostgresStore::from_pool(pool, StoreSettings::default()).await?;
+    use_everything(&opened, 2).await?;
     Ok(())
 }
 
