@@ -64,6 +64,12 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
     }
 }
 
+/// The output of a future that is ready before this reading of [`now`].
+#[cfg(feature = "sqlite")]
+pub(crate) async fn until<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
+    within(deadline.saturating_duration_since(now()), future).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

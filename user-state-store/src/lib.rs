@@ -105,7 +105,7 @@
 
 mod changes;
 mod connect;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod deadline;
 mod error;
 mod event_store;

@@ -101,6 +101,7 @@ impl PostgresStore {
     ///
     /// So one pool also serves, for example, views of postgres-es. The pool stays the caller's:
     /// [`close`](DurableStateStore::close) leaves it open. TLS is as the pool's options say; check it yourself.
+    /// A connection of the pool that is dead, or not fit for the store, is taken out of the pool and closed.
     ///
     /// # Errors
     /// Each reason has its own [`OpenError`].

@@ -20,10 +20,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sqlx::Connection;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::sleep;
 
 use crate::changes::{ChangesPage, ChangesQuery};
 use crate::connect::{Access, PayloadColumn, StoreSettings};
+use crate::deadline;
 use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
@@ -134,7 +135,7 @@ impl Store {
         };
         let deadline = store.writer.deadline();
         loop {
-            let error = match timeout_at(deadline, store.prepare()).await {
+            let error = match deadline::until(deadline, store.prepare()).await {
                 Ok(Ok(())) => return Ok(store),
                 Ok(Err(Refusal::Unfit(error))) => return Err(error),
                 Ok(Err(Refusal::Failed(error))) => error,
@@ -142,7 +143,7 @@ impl Store {
             };
             // Switching a new file to the write-ahead log does not wait for a lock, so two processes that open it at once
             // can get in each other's way.
-            if kind(&error) != Kind::Busy || Instant::now() >= deadline {
+            if kind(&error) != Kind::Busy || deadline::now() >= deadline {
                 return Err(on_open(&error, store.path(), store.access));
             }
             sleep(OPEN_RETRY).await;

@@ -6,12 +6,13 @@
 mod support;
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use support::pooler::{Pooler, Unknown};
 use support::{Database, Outcome, load, put, write};
+use tokio::time::Instant;
 use url::Url;
 use user_state_store::{
     Access, Cause, ConnectOptions, OpenError, PostgresStore, StoreError, StoreSettings,

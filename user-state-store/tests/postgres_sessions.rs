@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 use user_state_store::{
-    Cause, Change, ChangesQuery, ConnectOptions, DurableStateStore, OpenError, PersistenceId,
-    PostgresStore, SliceRange, StoreError, StoreSettings, Write, WriteOutcome, connect, migrate,
+    Cause, Change, ChangesQuery, ConnectOptions, DurableStateStore, OpenError, PostgresStore,
+    SliceRange, StoreError, StoreSettings, Write, WriteOutcome, connect, migrate,
 };
 
 /// How long to wait for what takes milliseconds, before it is taken for lost.
@@ -176,6 +176,9 @@ async fn a_pooled_connection_whose_search_path_somebody_changed_is_replaced() ->
     use_everything(&store, 0).await?;
     pool.execute("SET search_path = pg_catalog").await?;
     use_everything(&store, 1).await?;
+    pool.execute("SET search_path = pg_catalog").await?;
+    let opened = PostgresStore::from_pool(pool, StoreSettings::default()).await?;
+    use_everything(&opened, 2).await?;
     Ok(())
 }
 
@@ -657,26 +660,56 @@ async fn no_session_of_the_store_outlives_its_age() -> Outcome {
     .await?
 }
 
-/// A paused clock jumps ahead whenever everybody waits, and everybody waits for the server.
-#[tokio::test(start_paused = true)]
-async fn a_paused_clock_lets_no_call_run_out_of_time() -> Outcome {
+/// Says that a user takes as few sessions as the store may have, one of each kind.
+#[tokio::test]
+async fn a_session_is_replaced_where_the_server_has_no_room_for_one_more() -> Outcome {
     let database = Database::migrated().await?;
+    let user = database
+        .name()
+        .replace("user_state_test", "user_state_user");
     database
-        .execute(
-            "INSERT INTO durable_state VALUES (0, '', 'a', 1, to_timestamp(1), 31, 'm', 'x', NULL)",
-        )
+        .execute(&format!(
+            "CREATE ROLE {user} LOGIN PASSWORD 'its-password' CONNECTION LIMIT 2;
+             GRANT ALL ON durable_state TO {user}"
+        ))
         .await?;
-    let store = connect(&database.url().parse()?).await?;
-    assert!(load(&*store, "a").await?.is_some());
-    assert_eq!(store.changes(&everything()).await?.states.len(), 1);
-    assert_eq!(
-        store.persistence_ids(None, NonZeroUsize::MAX).await?.len(),
-        1
-    );
-    let ids = [PersistenceId::unique("a")?];
-    for _ in 0..20 {
-        assert!(store.load(&ids).await?[0].is_ok());
+    let mut options = ConnectOptions::parse(&database.url_as(&user, "its-password"))?;
+    options.settings.writer_connections = 1;
+    options.pool_connections_max = 1;
+    let store = PostgresStore::open(&options).await?;
+    use_everything(&store, 0).await?;
+    for (round, length) in [(1, 400), (2, 500), (3, 600)] {
+        database
+            .execute(&format!(
+                "ALTER TABLE durable_state ALTER persistence_id TYPE varchar({length})"
+            ))
+            .await?;
+        use_everything(&store, round).await?;
     }
     store.close().await;
+    database
+        .execute(&format!("DROP OWNED BY {user}; DROP ROLE {user}"))
+        .await?;
+    Ok(())
+}
+
+/// The statements prepared by the store know how often they ran.
+#[tokio::test]
+async fn a_pooled_connection_is_proven_once_and_not_for_each_read() -> Outcome {
+    let database = Database::migrated().await?;
+    let own = narrow(&database).await?;
+    let (shared, pool) = on_a_callers_pool(&database, 1).await?;
+    for (store, pool) in [(&own, own.pool()), (&shared, &pool)] {
+        for _ in 0..50 {
+            assert_eq!(load(store, "a").await?, None);
+        }
+        let proofs: i64 = sqlx::query_scalar(
+            "SELECT (generic_plans + custom_plans)::bigint FROM pg_prepared_statements
+             WHERE statement LIKE '%pg_is_in_recovery()%' AND statement NOT LIKE '%generic%'",
+        )
+        .fetch_one(pool)
+        .await?;
+        assert!(proofs <= 2, "{proofs} for 50 loads");
+    }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
+use tokio::time::sleep;
 use url::Url;
 
 use crate::connect::{
@@ -18,7 +19,7 @@ use crate::deadline::within;
 use crate::error::Cause;
 use crate::open_error::OpenError;
 use crate::postgres::certificates::{Files, Named};
-use crate::postgres::error::{Failure, open_error};
+use crate::postgres::error::{Failure, is_full, open_error};
 use crate::postgres::proof::Standard;
 use crate::postgres::setting::{self, Setting};
 
@@ -28,6 +29,12 @@ pub(super) const IDLE_UNTRIED_MAX: Duration = Duration::from_secs(30);
 
 /// What this side waits beyond the server's own time-outs, which do not run in a server that is stopped.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a server that has no room for another session is asked again, each time after a longer pause: half a second
+/// in all.
+const ROOM_TRIES_MAX: u32 = 10;
+
+const ROOM_INTERVAL: Duration = Duration::from_millis(11);
 
 /// How often a server looks whether the client of a running statement is still there.
 pub(super) const CLIENT_CHECK_INTERVAL: &str = "1s";
@@ -183,13 +190,25 @@ impl Opener {
         Ok(connection)
     }
 
-    /// The future is large and rarely awaited, so it lives on the heap.
     async fn connect(&self) -> Result<PgConnection, OpenError> {
-        let opening = Box::pin(PgConnection::connect_with(&self.connect));
-        match within(self.within, opening).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(open_error(&error)),
-            Err(_) => Err(OpenError::Unreachable(Cause::Deadline)),
+        within(self.within, self.connect_when_there_is_room())
+            .await
+            .map_err(|_| OpenError::Unreachable(Cause::Deadline))?
+            .map_err(|error| open_error(&error))
+    }
+
+    /// The server counts a session that was just closed until its process has ended.
+    async fn connect_when_there_is_room(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut tries = 1;
+        loop {
+            // The future is large and rarely awaited, so it lives on the heap.
+            match Box::pin(PgConnection::connect_with(&self.connect)).await {
+                Err(error) if is_full(&error) && tries < ROOM_TRIES_MAX => {
+                    sleep(ROOM_INTERVAL * tries).await;
+                    tries += 1;
+                }
+                connected => return connected,
+            }
         }
     }
 }

@@ -149,6 +149,11 @@ pub(super) fn is_read_only(cause: &Cause) -> bool {
     matches!(cause, Cause::Database(error) if &*error.code == "25006")
 }
 
+/// Whether the server has as many sessions as it takes, in all or of this user or database.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    database_error(error).is_some_and(|error| &*error.code == "53300")
+}
+
 /// What an error on the way to a usable store means.
 pub(super) fn open_error(error: &sqlx::Error) -> OpenError {
     let Some(database) = database_error(error) else {

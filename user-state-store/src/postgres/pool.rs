@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres};
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::Semaphore;
 
 use crate::connect::StoreSettings;
@@ -103,24 +103,39 @@ impl Pool {
         Arc::clone(&self.doubts)
     }
 
-    /// Has a connection of a caller's pool proven, to find out early if it cannot be used. A pool whose connections are
-    /// all in use says nothing about them.
+    /// Has a connection of a caller's pool proven, to find out early if they cannot be used. A pool whose connections
+    /// are all in use says nothing about them.
     pub(super) async fn prove_first(&self, settings: &StoreSettings) -> Result<(), OpenError> {
-        let proving = async {
+        within(acquire_limit(settings), Box::pin(self.first_proof()))
+            .await
+            .unwrap_or(Ok(()))
+    }
+
+    /// Idle connections that are not fit are closed, until one is, or a new one is not.
+    async fn first_proof(&self) -> Result<(), OpenError> {
+        let mut answer = Ok(());
+        for _ in 0..=self.permits_max {
             let mut connection = match self.connections.acquire().await {
                 Ok(connection) => connection,
                 Err(sqlx::Error::PoolTimedOut) => return Ok(()),
                 Err(error) => return Err(open_error(&error)),
             };
-            self.opener
+            let is_new = connection.cached_statements_size() == 0;
+            answer = self
+                .opener
                 .standard()
                 .prove(&mut connection)
                 .await
-                .map(drop)
-        };
-        within(acquire_limit(settings), Box::pin(proving))
-            .await
-            .unwrap_or(Ok(()))
+                .map(drop);
+            if answer.is_ok() {
+                return answer;
+            }
+            drop(connection.detach());
+            if is_new {
+                break;
+            }
+        }
+        answer
     }
 
     /// Runs a call within one deadline over all tries, and gives the connection back.
@@ -154,13 +169,19 @@ impl Pool {
             .map_err(|_| Failure::Unavailable(Cause::Deadline))?
     }
 
-    /// A connection of the pool that is fit. `None`: the one it gave was not, and is closed.
+    /// A connection of the pool that is fit. `None`: the one it gave was not, and is closed, or it could open none.
     async fn pooled(&self, limit: Duration) -> Result<Option<Reading>, Failure> {
         let mark = self.doubts.mark();
         let acquiring = async {
-            let connection = self.connections.acquire().await;
+            let connection = match self.connections.acquire().await {
+                Ok(connection) => connection,
+                Err(error @ (sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed)) => {
+                    return Err(Failure::of(&error));
+                }
+                Err(_) => return Ok(None),
+            };
             let mut reading = Reading {
-                connection: Some(connection.map_err(|error| Failure::of(&error))?),
+                connection: Some(connection),
                 mark,
             };
             Ok(self.make_fit(&mut reading).await.then_some(reading))
@@ -183,7 +204,11 @@ impl Pool {
             Verdict::Unfit => false,
             Verdict::Unproven => {
                 let proving = Box::pin(self.opener.standard().prove(connection));
-                proving.await.is_ok() && self.known.note(connection, reading.mark).await.is_ok()
+                if let Err(error) = proving.await {
+                    tracing::debug!(%error, "a pooled connection is not fit and is closed");
+                    return false;
+                }
+                self.known.note(connection, reading.mark).await.is_ok()
             }
         }
     }

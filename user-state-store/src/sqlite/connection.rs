@@ -10,16 +10,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
 
 use super::error::before_commit;
 use super::watch::Watch;
 use crate::connect::{Access, StoreSettings};
+use crate::deadline::{now, until};
 use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 
@@ -137,7 +137,7 @@ impl Lane {
 
     /// When a call that begins now has to be over.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.deadline
+        now() + self.deadline
     }
 
     /// A connection of this lane, waiting for one until the deadline.
@@ -145,7 +145,7 @@ impl Lane {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        let turn = timeout_at(deadline, Arc::clone(&self.turns).acquire_owned())
+        let turn = until(deadline, Arc::clone(&self.turns).acquire_owned())
             .await
             .map_err(|_| StoreError::Unavailable(Cause::PoolTimeout))?
             .map_err(|_| StoreError::Closed)?;
@@ -155,7 +155,7 @@ impl Lane {
         let connection = match idle {
             Some(connection) => connection,
             None => {
-                let connection = timeout_at(deadline, self.source.connect(unlocked.is_some()))
+                let connection = until(deadline, self.source.connect(unlocked.is_some()))
                     .await
                     .map_err(|_| StoreError::Unavailable(Cause::Deadline))?
                     .map_err(|error| before_commit(&error))?;
@@ -351,7 +351,7 @@ mod tests {
         let path = directory.path().join("store.db");
         let writer = Lane::for_writing(&Watch::on(&path), &StoreSettings::default());
         let taken = writer.lease(writer.deadline()).await?;
-        let refused = writer.lease(Instant::now()).await.err();
+        let refused = writer.lease(now()).await.err();
         assert_eq!(refused, Some(StoreError::Unavailable(Cause::PoolTimeout)));
         taken.finish()?;
         assert!(writer.lease(writer.deadline()).await.is_ok());

@@ -2,12 +2,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{TypeInfo as _, ValueRef as _};
-use tokio::time::{Instant, timeout_at};
 
+use crate::deadline;
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::halving::{Failed, Halving};
 use crate::persistence_id::PersistenceId;
@@ -107,7 +108,7 @@ async fn around_damage(
             continue;
         }
         let loading = load_part(lane, part_ids, payload_bytes_max, share);
-        let rows = timeout_at(deadline, loading)
+        let rows = deadline::until(deadline, loading)
             .await
             .unwrap_or(Err(StoreError::Unavailable(Cause::Deadline)));
         match rows {
@@ -248,7 +249,7 @@ async fn run<T>(
     deadline: Instant,
     call: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, Failure> {
-    match timeout_at(deadline, call).await {
+    match deadline::until(deadline, call).await {
         Ok(result) => result.map_err(Failure::Sqlite),
         Err(_) => Err(Failure::Deadline),
     }

@@ -4,10 +4,12 @@
 //! all. **How.** The load is cut in halves until the culprits are alone; each has an error of its own then. **Guarantees.** One
 //! deadline over all parts. **Not here.** Failures of a session or a server: those concern everybody.
 
+use std::time::Instant;
+
 use sqlx::PgConnection;
-use tokio::time::{Instant, timeout_at};
 
 use crate::connect::StoreSettings;
+use crate::deadline::until;
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::halving::{Failed, Halving};
 use crate::persistence_id::PersistenceId;
@@ -77,7 +79,7 @@ impl Search<'_> {
 
     async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<Found>, Failure> {
         let loading = load_part(self.pool, self.settings, ids, self.share);
-        match timeout_at(self.deadline, loading).await {
+        match until(self.deadline, loading).await {
             Ok(Ok(found)) => Ok(found.unwrap_or_else(|error| vec![Err(error); ids.len()])),
             Ok(Err(failure)) => Err(failure),
             Err(_) => Err(Failure::Lost(Cause::Deadline)),
@@ -95,7 +97,7 @@ impl Search<'_> {
             return failure.into();
         }
         let taking = self.pool.read(self.settings, Taking { id });
-        match timeout_at(self.deadline, taking).await {
+        match until(self.deadline, taking).await {
             Ok(Ok(())) => StoreError::Unreadable {
                 persistence_id: id.clone(),
                 reason: error,

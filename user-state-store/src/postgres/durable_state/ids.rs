@@ -8,9 +8,9 @@ use std::num::NonZeroUsize;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _, ValueRef as _};
-use tokio::time::timeout;
 
 use crate::connect::StoreSettings;
+use crate::deadline::within;
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
 use crate::postgres::connection::answer_deadline;
@@ -58,7 +58,7 @@ pub(in crate::postgres) async fn persistence_ids(
         Err(failure) => return Err(failure.into()),
     }
     let readable = readable_ids(pool, settings, after, limit);
-    timeout(answer_deadline(settings), readable)
+    within(answer_deadline(settings), readable)
         .await
         .unwrap_or(Err(StoreError::Unavailable(Cause::Deadline)))
 }

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
-use tokio::time::Instant;
 
 use crate::connect::StoreSettings;
+use crate::deadline;
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::postgres::connection::answer_deadline;
@@ -76,7 +76,7 @@ pub(in crate::postgres) async fn load(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let deadline = Instant::now() + answer_deadline(settings);
+    let deadline = deadline::now() + answer_deadline(settings);
     let share = share(ids.len(), settings);
     match load_part(pool, settings, ids, share).await {
         Ok(found) => found,
