@@ -6,13 +6,13 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::Executor as _;
 use support::{Captured, Database, Outcome, User, load, put, write};
+use tokio::time::timeout;
 use user_state_store::{
-    Access, Cause, ConnectOptions, DurableStateStore as _, OpenError, RowSecurity, WriteOutcome,
-    connect,
+    Access, Cause, ConnectOptions, OpenError, RowSecurity, WriteOutcome, connect,
 };
 
 const TABLE: &str = "durable_state";
@@ -181,9 +181,8 @@ async fn a_table_that_is_locked_just_now_opens_soon_and_with_a_warning() -> Outc
         .execute("BEGIN; LOCK TABLE durable_state IN SHARE MODE")
         .await?;
     let (warned, guard) = Captured::start();
-    let started = Instant::now();
-    let store = connect(&database.url().parse()?).await?;
-    assert!(started.elapsed() < Duration::from_secs(4));
+    let options = database.url().parse()?;
+    let store = timeout(Duration::from_secs(4), connect(&options)).await??;
     drop(guard);
     assert!(
         warned.text().contains("the table is locked"),
