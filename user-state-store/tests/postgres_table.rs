@@ -348,6 +348,41 @@ async fn row_security_that_applies_to_the_role_is_refused_unless_it_is_accepted(
 }
 
 #[tokio::test]
+async fn a_partitioned_table_opens_and_only_its_own_row_security_counts() -> Outcome {
+    let user = User::new(Database::migrated().await?).await?;
+    let partitioned = format!(
+        "ALTER TABLE durable_state RENAME TO states;
+         CREATE TABLE durable_state (LIKE states INCLUDING DEFAULTS) PARTITION BY HASH (persistence_id);
+         ALTER TABLE durable_state ADD PRIMARY KEY (persistence_id, revision);
+         CREATE TABLE part PARTITION OF durable_state FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         ALTER TABLE part ENABLE ROW LEVEL SECURITY;
+         GRANT SELECT, INSERT, UPDATE ON durable_state TO {}",
+        user.name
+    );
+    user.server.execute(&partitioned).await?;
+    let store = connect(&user.url().parse()?).await?;
+    for (expected, revision) in [(0, 1), (1, 2)] {
+        let outcomes = write(&*store, vec![put("a", expected, revision, b"x")]).await;
+        assert!(
+            matches!(outcomes[..], [WriteOutcome::Applied(_)]),
+            "{outcomes:?}"
+        );
+    }
+    assert!(load(&*store, "a").await?.is_some());
+    store.close().await;
+    user.server
+        .execute("ALTER TABLE durable_state ENABLE ROW LEVEL SECURITY")
+        .await?;
+    let table = TABLE;
+    assert_eq!(
+        refusal(&user.url()).await?,
+        OpenError::RowSecurity { table }
+    );
+    user.drop().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_database_that_is_not_in_utf_8_opens_with_a_warning() -> Outcome {
     let database = Database::empty().await?;
     let name = format!("{}_latin1", database.name());
