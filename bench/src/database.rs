@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use user_state_runtime::testkit::PostgresServer;
+use throwaway_postgres::PostgresServer;
 
 use crate::exit::Failure;
 use crate::population::{self, Tables};

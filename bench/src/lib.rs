@@ -18,13 +18,13 @@ mod arguments;
 mod case;
 mod contender;
 mod database;
-#[path = "../../user-state-runtime/examples/shared/exit.rs"]
+#[path = "../../user-state/examples/shared/exit.rs"]
 mod exit;
 mod instant_store;
 mod load;
-#[path = "../../user-state-runtime/examples/loadtest/memory.rs"]
+#[path = "../../loadtest/examples/loadtest/memory.rs"]
 mod memory;
-#[path = "../../user-state-runtime/examples/shared/open.rs"]
+#[path = "../../user-state/examples/shared/open.rs"]
 mod open;
 mod peer;
 mod population;
@@ -32,7 +32,7 @@ mod report;
 mod run;
 pub mod sample;
 mod statistics;
-#[path = "../../user-state-runtime/examples/loadtest/tally.rs"]
+#[path = "../../loadtest/examples/loadtest/tally.rs"]
 mod tally;
 
 pub use instant_store::InstantStore;

@@ -233,7 +233,7 @@ fn failed(error: &sqlx::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use user_state_runtime::testkit::TestDatabase;
+    use throwaway_postgres::TestDatabase;
     use user_state_store::{DurableStateStore as _, PostgresStore, StoredValue};
 
     use super::*;

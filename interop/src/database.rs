@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor as _, FromRow, PgConnection, Row as _};
 use url::Url;
-use user_state_runtime::testkit::TestDatabase;
+use throwaway_postgres::TestDatabase;
 use user_state_store::{ConnectOptions, DurableStateStore};
 
 use crate::case::AnyError;

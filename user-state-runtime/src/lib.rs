@@ -45,7 +45,7 @@
 //!
 //! # Features
 //! - `postgres`, `sqlite` (both by default): the stores.
-//! - `testkit`: manual time, probes, a fault-injecting store and a throw-away PostgreSQL, see `testkit`.
+//! - `testkit`: manual time, probes and a fault-injecting store, see `testkit`.
 
 mod barrier;
 mod builder;

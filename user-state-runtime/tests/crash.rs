@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use support::{AnyError, Database, TestResult, key, view};
+use throwaway_postgres::PostgresServer;
 use tokio::task::JoinSet;
 use user_state_domain::{ProductId, UserState};
-use user_state_runtime::testkit::PostgresServer;
 use user_state_runtime::{ExecuteError, Runtime, Settings, Versioned};
 use user_state_store::ConnectOptions;
 

@@ -199,7 +199,7 @@ mod tests {
     use std::error::Error;
 
     use sqlx::{Column as _, Connection as _, Executor as _, PgConnection, Statement as _};
-    use user_state_runtime::testkit::TestDatabase;
+    use throwaway_postgres::TestDatabase;
 
     use super::*;
     use crate::connect::PayloadColumn;

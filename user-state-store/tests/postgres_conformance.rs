@@ -2,7 +2,7 @@
 
 #![cfg(feature = "postgres")]
 
-use user_state_runtime::testkit::TestDatabase;
+use throwaway_postgres::TestDatabase;
 use user_state_store::conformance::{Fixture, TestResult};
 use user_state_store::{ConnectOptions, PostgresStore, migrate};
 

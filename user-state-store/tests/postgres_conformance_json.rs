@@ -3,7 +3,7 @@
 
 #![cfg(feature = "postgres")]
 
-use user_state_runtime::testkit::TestDatabase;
+use throwaway_postgres::TestDatabase;
 use user_state_store::conformance::{Fixture, Payloads, TestResult};
 use user_state_store::{ConnectOptions, PayloadColumn, PostgresStore, migrate};
 

@@ -16,9 +16,9 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use support::{Database, Outcome, put, write};
+use throwaway_postgres::PostgresServer;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use user_state_runtime::testkit::PostgresServer;
 use user_state_store::{
     ConnectOptions, DurableStateStore, FeedSettings, PersistenceId, PostgresStore, SliceRange,
     StateChange, StoreError, TimestampOffset, WriteOutcome, changes_by_slices, migrate,

@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn the_statements_of_many_rows_are_those_of_the_store() {
         let update = include_str!("../../../user-state-store/src/postgres/durable_state/update.rs");
-        let select = include_str!("../../../user-state-store/src/postgres/durable_state.rs");
+        let select = include_str!("../../../user-state-store/src/postgres/durable_state/load.rs");
         // How the payload is written and read depends on the column's type and is put in by the store.
         let written = "w.state_payload";
         let read = "-- A payload beyond the limit does not leave the server.

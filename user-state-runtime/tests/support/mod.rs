@@ -22,8 +22,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::Aggregate;
 use futures_util::FutureExt;
 use sqlx::{Connection, PgConnection};
+use throwaway_postgres::TestDatabase;
 use user_state_domain::{UserCommand, UserKey};
-use user_state_runtime::testkit::{FaultyStore, TestDatabase};
+use user_state_runtime::testkit::FaultyStore;
 use user_state_runtime::{EntityRef, ExecuteError, RequestError, Versioned};
 use user_state_store::{ConnectOptions, DurableStateStore, Revision};
 

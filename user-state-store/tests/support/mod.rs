@@ -14,8 +14,8 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use throwaway_postgres::TestDatabase;
 use url::Url;
-use user_state_runtime::testkit::TestDatabase;
 use user_state_store::{
     Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
     StoreError, StoredState, Tags, Write, WriteBatch, WriteOutcome,

@@ -1,0 +1,1 @@
+//! The load test is the example `loadtest` of this package.
