@@ -152,16 +152,8 @@ pub(crate) struct Asked {
     /// How long opening a connection may take.
     pub(crate) connect_timeout: Option<Duration>,
     /// Which server it has to be.
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(dead_code, reason = "only that backend has servers")
-    )]
     pub(crate) server: AskedServer,
     /// Only well-known authorities are trusted, and the certificate has to name the host: `sslrootcert=system`.
-    #[cfg_attr(
-        not(feature = "postgres"),
-        expect(dead_code, reason = "only that backend has TLS")
-    )]
     pub(crate) system_roots: bool,
 }
 
