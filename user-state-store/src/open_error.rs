@@ -60,7 +60,9 @@ pub enum OpenError {
     )]
     TlsRefused,
     /// Nobody answers, or the server takes no connections now; for SQLite, the file cannot be opened or is locked.
-    #[error("the database cannot be reached")]
+    #[error(
+        "the database cannot be reached; check its address, and whether it is up and not locked"
+    )]
     Unreachable(#[source] Cause),
     /// A pooler or proxy refused the session (SQLSTATE 08P01): it cannot reach its server, or does not know a start-up
     /// parameter. The store sends no `options` of a URL, so such a parameter comes from the environment (`PGOPTIONS`)
@@ -167,13 +169,15 @@ pub enum OpenError {
         columns: &'static str,
     },
     /// The database takes no writes.
-    #[error("the database is read-only: {why}")]
+    #[error(
+        "the database is read-only: {why}; open a writable one, or open it by Access::ReadOnly"
+    )]
     ReadOnly {
         /// Why.
         why: &'static str,
     },
     /// The user may not do what the store needs.
-    #[error("the database user lacks {privilege} on {table}")]
+    #[error("the database user lacks {privilege} on {table}; grant it")]
     MissingPrivilege {
         /// The privilege.
         privilege: &'static str,
@@ -219,8 +223,8 @@ pub enum OpenError {
         /// Its value; of a table `unlogged` or `temporary`.
         value: Box<str>,
     },
-    /// The database failed in another way.
-    #[error("the database failed while it was opened")]
+    /// The database failed in another way. The SQLSTATE of the source says how, and the server's log has the details.
+    #[error("the database failed while it was opened; see the server's log")]
     Database(#[source] Cause),
 }
 

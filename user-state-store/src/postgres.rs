@@ -156,10 +156,8 @@ impl PostgresStore {
             _ => return Ok(()),
         };
         let in_recovery = sqlx::query_scalar(schema::SELECT_IN_RECOVERY).fetch_one(self.pool());
-        let found = match schema::within(answer_deadline(&self.settings), in_recovery).await? {
-            true => "standby",
-            false => "primary",
-        };
+        let in_recovery = schema::within(answer_deadline(&self.settings), in_recovery).await?;
+        let found = if in_recovery { "standby" } else { "primary" };
         if asked == found {
             Ok(())
         } else {

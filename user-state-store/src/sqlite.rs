@@ -102,6 +102,10 @@ impl Store {
     /// call may take, its waiting for a connection or a lock included. Four connections read and one
     /// writes, each on a thread of its own.
     ///
+    /// A file that is removed, emptied or replaced while it is open (or whose `-wal` or `-shm` is) refuses every call from
+    /// then on with [`Cause::FileReplaced`]; the outcome of a commit that met it is unknown. Open the store again then.
+    /// On Windows an open file cannot be removed or replaced.
+    ///
     /// # Errors
     /// See [`OpenError`]. A `payload_column` other than bytes is refused. `:memory:` is refused: such a database is not durable, and each connection would see
     /// its own.

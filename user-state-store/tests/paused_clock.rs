@@ -11,7 +11,6 @@ use std::error::Error;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use chrono::DateTime;
 use support::{Database, Outcome, load, put, write};
 use tokio::time::Instant;
 use user_state_store::{
@@ -22,13 +21,7 @@ async fn read_everything(store: &dyn DurableStateStore) -> Outcome {
     for _ in 0..20 {
         assert!(load(store, "a").await?.is_some());
     }
-    let query = ChangesQuery {
-        entity_type: "".into(),
-        slices: SliceRange::ALL,
-        from: DateTime::UNIX_EPOCH,
-        until: None,
-        limit: NonZeroUsize::MIN,
-    };
+    let query = ChangesQuery::all("", SliceRange::ALL);
     assert_eq!(store.changes(&query).await?.states.len(), 1);
     let ids = store.persistence_ids(None, NonZeroUsize::MIN).await?;
     assert_eq!(ids.len(), 1);

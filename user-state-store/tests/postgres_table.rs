@@ -6,10 +6,11 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::Executor as _;
 use support::{Captured, Database, Outcome, User, load, put, write};
+use tokio::time::timeout;
 use user_state_store::{
     Access, Cause, ConnectOptions, OpenError, RowSecurity, WriteOutcome, connect,
 };
@@ -180,9 +181,8 @@ async fn a_table_that_is_locked_just_now_opens_soon_and_with_a_warning() -> Outc
         .execute("BEGIN; LOCK TABLE durable_state IN SHARE MODE")
         .await?;
     let (warned, guard) = Captured::start();
-    let started = Instant::now();
-    let store = connect(&database.url().parse()?).await?;
-    assert!(started.elapsed() < Duration::from_secs(4));
+    let options = database.url().parse()?;
+    let store = timeout(Duration::from_secs(4), connect(&options)).await??;
     drop(guard);
     assert!(
         warned.text().contains("the table is locked"),
@@ -339,6 +339,41 @@ async fn row_security_that_applies_to_the_role_is_refused_unless_it_is_accepted(
     user.server
         .execute("ALTER TABLE durable_state FORCE ROW LEVEL SECURITY")
         .await?;
+    assert_eq!(
+        refusal(&user.url()).await?,
+        OpenError::RowSecurity { table }
+    );
+    user.drop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partitioned_table_opens_and_only_its_own_row_security_counts() -> Outcome {
+    let user = User::new(Database::migrated().await?).await?;
+    let partitioned = format!(
+        "ALTER TABLE durable_state RENAME TO states;
+         CREATE TABLE durable_state (LIKE states INCLUDING DEFAULTS) PARTITION BY HASH (persistence_id);
+         ALTER TABLE durable_state ADD PRIMARY KEY (persistence_id, revision);
+         CREATE TABLE part PARTITION OF durable_state FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         ALTER TABLE part ENABLE ROW LEVEL SECURITY;
+         GRANT SELECT, INSERT, UPDATE ON durable_state TO {}",
+        user.name
+    );
+    user.server.execute(&partitioned).await?;
+    let store = connect(&user.url().parse()?).await?;
+    for (expected, revision) in [(0, 1), (1, 2)] {
+        let outcomes = write(&*store, vec![put("a", expected, revision, b"x")]).await;
+        assert!(
+            matches!(outcomes[..], [WriteOutcome::Applied(_)]),
+            "{outcomes:?}"
+        );
+    }
+    assert!(load(&*store, "a").await?.is_some());
+    store.close().await;
+    user.server
+        .execute("ALTER TABLE durable_state ENABLE ROW LEVEL SECURITY")
+        .await?;
+    let table = TABLE;
     assert_eq!(
         refusal(&user.url()).await?,
         OpenError::RowSecurity { table }

@@ -76,7 +76,7 @@ async fn the_database_of_docker_compose_takes_the_commands_of_the_readme() -> Te
         value(&compose, "POSTGRES_PASSWORD")?,
         value(&compose, "POSTGRES_DB")?
     );
-    let command = format!("cargo run --release --example replay -- --store {url}\n");
+    let command = format!("cargo run --example replay -- --store {url}\n");
     for text in ["README.md", "README.ko.md", "docker-compose.yml"] {
         assert!(read(text)?.contains(&command), "{text}: {command}");
     }

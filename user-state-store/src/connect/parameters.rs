@@ -229,6 +229,7 @@ fn without_effect()
 fn is_known(name: &str) -> bool {
     OF_THE_DRIVER.contains(&name)
         || without_effect().any(|(known, ..)| *known == name)
+        || REFUSED.iter().any(|(known, _)| *known == name)
         || [
             "connect_timeout",
             "fallback_application_name",
@@ -337,7 +338,7 @@ mod tests {
             ),
             ("pgbouncer=false&krbsrvname=postgres&supa=base-pooler.x", ""),
             (
-                "sslrootcert=&sslmode=&connect_timeout=&channel_binding=",
+                "sslrootcert=&sslmode=&connect_timeout=&channel_binding=&sslcrl=",
                 "",
             ),
         ] {

@@ -34,9 +34,15 @@ impl Target {
         {
             return sqlite(path);
         }
-        let parsed = Url::parse(url).map_err(|error| match several_hosts(url) {
-            true => parameters::several_hosts(),
-            false => invalid(&error.to_string()),
+        let parsed = Url::parse(url).map_err(|error| {
+            let (authority, behind) = authority(url);
+            if has_several_hosts(authority) {
+                parameters::several_hosts()
+            } else if !authority.contains('@') && behind.contains('@') {
+                invalid("an `@` behind the host; percent-encode the password")
+            } else {
+                invalid(&error.to_string())
+            }
         })?;
         if !matches!(parsed.scheme(), "postgres" | "postgresql") {
             return Err(OpenError::UnknownScheme {
@@ -62,7 +68,7 @@ fn postgres(text: &str, mut url: Url) -> Result<Target, OpenError> {
     if url.cannot_be_a_base() {
         return Err(invalid("a host must follow postgres://"));
     }
-    if several_hosts(text) {
+    if has_several_hosts(authority(text).0) {
         return Err(parameters::several_hosts());
     }
     // A `?`, `#` or `/` in a password that is not encoded ends the authority, and the rest of the secret, with the `@` behind
@@ -79,18 +85,19 @@ fn postgres(text: &str, mut url: Url) -> Result<Target, OpenError> {
     Ok(Target::Postgres(PostgresTarget { url, asked }))
 }
 
-/// Whether the authority of the URL lists hosts, as libpq allows.
-fn several_hosts(url: &str) -> bool {
-    let authority = url
-        .split_once("://")
-        .map_or("", |(_, behind)| behind)
-        .split(['/', '?', '#'])
-        .next()
-        .unwrap_or_default();
-    authority
-        .rsplit('@')
-        .next()
-        .is_some_and(|hosts| hosts.contains(','))
+/// The authority of a URL, and what stands behind it.
+fn authority(url: &str) -> (&str, &str) {
+    let behind_scheme = url.split_once("://").map_or("", |(_, behind)| behind);
+    let end = behind_scheme
+        .find(['/', '?', '#'])
+        .unwrap_or(behind_scheme.len());
+    behind_scheme.split_at(end)
+}
+
+/// Whether an authority lists hosts, as libpq allows.
+fn has_several_hosts(authority: &str) -> bool {
+    let hosts = authority.rsplit('@').next();
+    hosts.is_some_and(|hosts| hosts.contains(','))
 }
 
 /// Shows where the rows are, without user, password and parameters.

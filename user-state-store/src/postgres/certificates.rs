@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::open_error::OpenError;
 
-/// The most bytes of a file that are looked at. Bundles of all public authorities have a quarter of it.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The most bytes of a file that are looked at, far more than all public authorities take (a quarter of a mebibyte).
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 const CERTIFICATE: &[&str] = &["CERTIFICATE"];
 
@@ -91,13 +91,17 @@ impl Named {
         {
             return self.refuse("the key is encrypted; decrypt it with `openssl pkey`");
         }
-        let mut found = labels.iter().filter_map(|label| body(&text, label));
-        match found.next() {
-            None => self.refuse(none),
-            Some(body) if !is_der(body) => {
-                self.refuse("the file is damaged: what it holds is no base64 of DER; get it again")
-            }
-            Some(_) => Ok(()),
+        let mut found = labels
+            .iter()
+            .flat_map(|label| bodies(&text, label))
+            .peekable();
+        if found.peek().is_none() {
+            return self.refuse(none);
+        }
+        if found.all(is_der) {
+            Ok(())
+        } else {
+            self.refuse("the file is damaged: what it holds is no base64 of DER; get it again")
         }
     }
 }
@@ -136,14 +140,14 @@ impl Files {
     }
 }
 
-/// What stands between the first pair of lines with this label.
-fn body<'text>(text: &'text str, label: &str) -> Option<&'text str> {
-    let (_, behind) = text.split_once(&format!("-----BEGIN {label}-----"))?;
-    Some(
-        behind
-            .split_once(&format!("-----END {label}-----"))
-            .map_or("", |(body, _)| body),
-    )
+/// What stands between each pair of lines with this label; nothing where the second line is missing.
+fn bodies<'text>(text: &'text str, label: &str) -> impl Iterator<Item = &'text str> {
+    let end = format!("-----END {label}-----");
+    text.split(&format!("-----BEGIN {label}-----"))
+        .skip(1)
+        .map(move |behind| behind.split_once(&end).map_or("", |(body, _)| body))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 /// Whether a text is base64 of something that begins as a certificate or a key does: with a sequence of DER.

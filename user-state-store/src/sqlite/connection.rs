@@ -152,17 +152,16 @@ impl Lane {
         self.source.watch.check()?;
         let unlocked = self.source.unlocked();
         let idle = lock(&self.idle).pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => {
-                let connection = until(deadline, self.source.connect(unlocked.is_some()))
-                    .await
-                    .map_err(|_| StoreError::Unavailable(Cause::Deadline))?
-                    .map_err(|error| before_commit(&error))?;
-                // Which file was opened is known only now.
-                self.source.watch.check()?;
-                connection
-            }
+        let connection = if let Some(connection) = idle {
+            connection
+        } else {
+            let connection = until(deadline, self.source.connect(unlocked.is_some()))
+                .await
+                .map_err(|_| StoreError::Unavailable(Cause::Deadline))?
+                .map_err(|error| before_commit(&error))?;
+            // Which file was opened is known only now.
+            self.source.watch.check()?;
+            connection
         };
         // Whether the file may be read without locks is asked anew for each call, so those connections are not kept.
         let idle = match self.source.access {

@@ -164,8 +164,14 @@ impl Captured {
         (captured, tracing::subscriber::set_default(subscriber))
     }
 
+    /// What the store said; the test's own connections warn of slow statements.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+        let bytes = self.0.lock().unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let of_store = text
+            .lines()
+            .filter(|line| line.contains(" user_state_store::"));
+        of_store.collect::<Vec<_>>().join("\n")
     }
 }
 
