@@ -161,11 +161,13 @@ pub(crate) async fn write<A>(
     ));
     let landed = |settled: Vec<Settled>| {
         let (keys, rows) = &mut *open.lock().unwrap_or_else(PoisonError::into_inner);
-        let landings = settled.into_iter().filter_map(|Settled { index, outcome }| {
-            // Reported once, whatever the store does.
-            let key = keys.get_mut(index)?.take()?;
-            Some((key, landing(batch.writes().get(index)?, outcome)))
-        });
+        let landings = settled
+            .into_iter()
+            .filter_map(|Settled { index, outcome }| {
+                // Reported once, whatever the store does.
+                let key = keys.get_mut(index)?.take()?;
+                Some((key, landing(batch.writes().get(index)?, outcome)))
+            });
         Written {
             landings: landings.collect(),
             rows_freed: std::mem::take(rows),

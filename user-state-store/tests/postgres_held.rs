@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::{Executor as _, PgConnection};
+use support::proxy::Proxy;
 use support::{Database, Outcome, change, load, put, write};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,6 +34,17 @@ const SLOW: Duration = Duration::from_secs(40);
 
 /// Its lock time-out is 1.2 s.
 const QUICK: Duration = Duration::from_secs(3);
+
+/// A store that reaches the server through a proxy, which counts.
+async fn open_counted(
+    database: &Database,
+    statement_timeout: Duration,
+) -> TestResult<(Arc<PostgresStore>, Proxy)> {
+    let proxy = Proxy::to(database.address()?).await?;
+    let mut options = ConnectOptions::parse(&database.url_at(proxy.address()))?;
+    options.settings.statement_timeout = statement_timeout;
+    Ok((Arc::new(PostgresStore::open(&options).await?), proxy))
+}
 
 async fn open(database: &Database, statement_timeout: Duration) -> TestResult<Arc<PostgresStore>> {
     let mut options = ConnectOptions::parse(database.url())?;
@@ -93,7 +105,10 @@ impl Writing {
         let until = Instant::now() + within;
         for _ in 0..count {
             let (id, outcome, _) = self.next(until - Instant::now()).await?;
-            assert!(matches!(outcome, WriteOutcome::Applied(_)), "{id}: {outcome:?}");
+            assert!(
+                matches!(outcome, WriteOutcome::Applied(_)),
+                "{id}: {outcome:?}"
+            );
         }
         Ok(())
     }
@@ -151,7 +166,10 @@ async fn updates_beside_held_rows_are_reported_at_once_and_the_held_ones_when_th
     let mut writing = writing(&store, puts(&all, 1))?;
     for _ in 0..38 {
         let (id, outcome, arrival) = writing.next(PROMPT).await?;
-        assert!(matches!(outcome, WriteOutcome::Applied(_)), "{id}: {outcome:?}");
+        assert!(
+            matches!(outcome, WriteOutcome::Applied(_)),
+            "{id}: {outcome:?}"
+        );
         assert_eq!(arrival, Arrival::Early, "{id}");
         assert!(!["user-003", "user-030"].contains(&id.as_str()));
     }
@@ -181,7 +199,10 @@ async fn a_held_row_that_is_changed_meanwhile_is_a_conflict() -> Outcome {
     holder.execute("COMMIT").await?;
     let mut rest = writing.rest().await?;
     rest.sort_by(|(one, ..), (other, ..)| one.cmp(other));
-    let outcomes: Vec<_> = rest.iter().map(|(id, outcome, _)| (id.as_str(), outcome)).collect();
+    let outcomes: Vec<_> = rest
+        .iter()
+        .map(|(id, outcome, _)| (id.as_str(), outcome))
+        .collect();
     assert!(
         matches!(
             outcomes[..],
@@ -223,7 +244,10 @@ async fn a_row_held_too_long_is_answered_at_the_lock_time_out_and_its_next_write
     }
     holder.execute("COMMIT").await?;
     let outcomes = write(&*store, vec![put("user-007", 1, 2, b"x")]).await;
-    assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]), "{outcomes:?}");
+    assert!(
+        matches!(outcomes[..], [WriteOutcome::Applied(_)]),
+        "{outcomes:?}"
+    );
     Ok(())
 }
 
@@ -248,7 +272,11 @@ async fn many_batches_with_held_rows_take_no_session_from_the_others() -> Outcom
     }
     for expected in 1..6 {
         let outcomes = timeout(PROMPT, write(&*store, puts(&free, expected))).await?;
-        assert!(outcomes.iter().all(|it| matches!(it, WriteOutcome::Applied(_))));
+        assert!(
+            outcomes
+                .iter()
+                .all(|it| matches!(it, WriteOutcome::Applied(_)))
+        );
     }
     holder.execute("COMMIT").await?;
     for mut writing in waiting {
@@ -279,7 +307,10 @@ async fn updates_creations_and_erasures_of_a_batch_do_not_wait_for_each_other() 
         for _ in 0..2 {
             let (id, outcome, arrival) = writing.next(PROMPT).await?;
             assert_ne!(id, stopped);
-            assert!(matches!(outcome, WriteOutcome::Applied(_)), "{id}: {outcome:?}");
+            assert!(
+                matches!(outcome, WriteOutcome::Applied(_)),
+                "{id}: {outcome:?}"
+            );
             assert_eq!(arrival, Arrival::Early);
         }
         holder.execute("COMMIT").await?;
@@ -332,10 +363,13 @@ async fn creations_held_too_long_are_answered_at_the_lock_time_out() -> Outcome 
     Ok(())
 }
 
-/// How many statements of the store's sessions that meet the table are logged in the test's own table by a statement
-/// trigger: it fires before any row is looked at, but not before the table's lock is there.
+/// Writes that wait for a lock on the table while it is there, and go through behind it.
 async fn waits_of_table(store: &Arc<PostgresStore>, database: &Database, mode: &str) -> Outcome {
-    let mut holder = holding(database, &format!("LOCK TABLE durable_state IN {mode} MODE")).await?;
+    let mut holder = holding(
+        database,
+        &format!("LOCK TABLE durable_state IN {mode} MODE"),
+    )
+    .await?;
     let mut waiting = Vec::new();
     for number in 0..50 {
         let new = format!("{}-{number}", mode.replace(' ', "-"));
@@ -343,7 +377,10 @@ async fn waits_of_table(store: &Arc<PostgresStore>, database: &Database, mode: &
         let old = format!("user-{number:03}");
         waiting.push(writing(
             store,
-            vec![put(&new, 0, 1, b"x"), put(&old, expected, expected + 1, b"x")],
+            vec![
+                put(&new, 0, 1, b"x"),
+                put(&old, expected, expected + 1, b"x"),
+            ],
         )?);
     }
     // All of them wait, and hold no session.
@@ -367,20 +404,126 @@ async fn what_waits_for_a_lock_on_the_table_is_written_when_that_is_gone() -> Ou
 #[tokio::test]
 async fn a_lock_on_the_table_is_answered_at_the_lock_time_out() -> Outcome {
     let database = Database::migrated().await?;
-    let store = open(&database, QUICK).await?;
+    let (store, proxy) = open_counted(&database, QUICK).await?;
     created(&store, &ids("user", 2)).await?;
     let holder = holding(&database, "LOCK TABLE durable_state IN SHARE MODE").await?;
     let began = Instant::now();
+    let before = proxy.requests();
     let mut waiting = Vec::new();
     for id in ids("new", 500) {
         waiting.push(writing(&store, vec![put(&id, 0, 1, b"x")])?);
     }
     for writing in waiting {
         let rest = writing.rest().await?;
-        assert!(matches!(&rest[..], [(_, outcome, _)] if is_held(outcome)), "{rest:?}");
+        assert!(
+            matches!(&rest[..], [(_, outcome, _)] if is_held(outcome)),
+            "{rest:?}"
+        );
     }
     assert!(began.elapsed() < QUICK + QUICK, "{:?}", began.elapsed());
+    let requests = proxy.requests() - before;
+    assert!(requests < 120, "{requests}");
     drop(holder);
+    Ok(())
+}
+
+#[tokio::test]
+async fn held_rows_of_many_batches_share_their_statements() -> Outcome {
+    let database = Database::migrated().await?;
+    let (store, proxy) = open_counted(&database, QUICK).await?;
+    let held = ids("held", 400);
+    created(&store, &held).await?;
+    let holder = holding(&database, "SELECT FROM durable_state FOR UPDATE").await?;
+    // The first time every batch finds out by itself, the second time it is known.
+    for (most, updates) in [(300, puts(&held, 1)), (60, puts(&held, 1))] {
+        let before = proxy.requests();
+        let mut waiting = Vec::new();
+        for batch in updates.chunks(10) {
+            waiting.push(writing(&store, batch.to_vec())?);
+        }
+        for writing in waiting {
+            let rest = writing.rest().await?;
+            assert_eq!(rest.len(), 10);
+            assert!(
+                rest.iter().all(|(_, outcome, _)| is_held(outcome)),
+                "{rest:?}"
+            );
+        }
+        let requests = proxy.requests() - before;
+        assert!(requests <= most, "{requests}");
+    }
+    drop(holder);
+    Ok(())
+}
+
+/// What poolers make up with severity ERROR: the connection was the problem, so nobody knows what was applied.
+#[tokio::test]
+async fn an_error_about_the_connection_leaves_the_outcome_unknown() -> Outcome {
+    for code in ["08006", "08P01", "40003", "57P01", "57P02", "57P05"] {
+        let database = Database::migrated().await?;
+        let store = open(&database, SLOW).await?;
+        created(&store, &ids("user", 3)).await?;
+        database
+            .execute(&format!(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$;
+                 CREATE TRIGGER refuse BEFORE UPDATE ON durable_state FOR EACH ROW
+                   EXECUTE FUNCTION refuse()"
+            ))
+            .await?;
+        let outcomes = write(&*store, puts(&ids("user", 3), 1)).await;
+        assert!(
+            outcomes
+                .iter()
+                .all(|it| matches!(it, WriteOutcome::Unknown(_))),
+            "{code}: {outcomes:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_session_cannot_do_is_sent_once_more_on_another() -> Outcome {
+    for code in ["25006", "0A000", "26000"] {
+        let database = Database::migrated().await?;
+        let store = open(&database, SLOW).await?;
+        created(&store, &ids("user", 3)).await?;
+        database
+            .execute(&format!(
+                "CREATE TABLE unfit AS SELECT pid FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid();
+                 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN
+                     IF pg_backend_pid() IN (SELECT pid FROM unfit) THEN
+                       RAISE EXCEPTION 'no' USING ERRCODE = '{code}';
+                     END IF;
+                     RETURN NEW;
+                   END $$;
+                 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON durable_state FOR EACH ROW
+                   EXECUTE FUNCTION refuse()"
+            ))
+            .await?;
+        for writes in [puts(&ids("user", 3), 1), puts(&ids("new", 3), 0)] {
+            let outcomes = write(&*store, writes).await;
+            assert!(
+                outcomes
+                    .iter()
+                    .all(|it| matches!(it, WriteOutcome::Applied(_))),
+                "{code}: {outcomes:?}"
+            );
+        }
+        // Every session is unfit.
+        database
+            .execute("INSERT INTO unfit SELECT * FROM generate_series(1, 1000000)")
+            .await?;
+        let outcomes = write(&*store, puts(&ids("user", 3), 2)).await;
+        assert!(
+            outcomes
+                .iter()
+                .all(|it| matches!(it, WriteOutcome::NotApplied(StoreError::Misconfigured(_)))),
+            "{code}: {outcomes:?}"
+        );
+    }
     Ok(())
 }
 
@@ -431,7 +574,9 @@ async fn a_constraint_that_refuses_at_the_commit_refuses_one_row() -> Outcome {
 /// Whatever a policy or a trigger raises, of classes that nobody knows too.
 #[tokio::test]
 async fn whatever_refuses_a_row_refuses_it_alone() -> Outcome {
-    for code in ["42501", "U1234", "XX001", "55000", "09000", "2F003", "P0001", "58030"] {
+    for code in [
+        "42501", "U1234", "XX001", "55000", "09000", "2F003", "P0001", "58030",
+    ] {
         let database = Database::migrated().await?;
         database
             .execute(&format!(
@@ -491,7 +636,11 @@ async fn a_write_that_waits_for_another_table_is_written_when_that_is_free() -> 
     let store = open(&database, SLOW).await?;
     let all = ids("user", 12);
     created(&store, &all).await?;
-    let mut holder = holding(&database, "SELECT FROM manifest WHERE name = 'held' FOR UPDATE").await?;
+    let mut holder = holding(
+        &database,
+        "SELECT FROM manifest WHERE name = 'held' FOR UPDATE",
+    )
+    .await?;
     let mut writes = puts(&all, 1);
     if let Change::Put { payload, .. } = &mut writes[5].change {
         payload.manifest = user_state_store::Manifest::new("held");
@@ -500,7 +649,14 @@ async fn a_write_that_waits_for_another_table_is_written_when_that_is_free() -> 
     writing.applied(11, PROMPT).await?;
     holder.execute("COMMIT").await?;
     writing.applied(1, PROMPT).await?;
-    assert_eq!(load(&*store, "user-005").await?.ok_or("no row")?.revision.get(), 2);
+    assert_eq!(
+        load(&*store, "user-005")
+            .await?
+            .ok_or("no row")?
+            .revision
+            .get(),
+        2
+    );
     Ok(())
 }
 

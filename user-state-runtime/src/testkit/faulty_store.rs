@@ -298,11 +298,13 @@ impl DurableStateStore for FaultyStore {
             met.push(Settled { index, outcome });
         }
         let in_place = |settled: Vec<Settled>| -> Vec<Settled> {
-            let settled = settled.into_iter().filter_map(|Settled { index, outcome }| {
-                let (index, fault) = *places.get(index)?;
-                let outcome = if fault.is_some() { lost() } else { outcome };
-                Some(Settled { index, outcome })
-            });
+            let settled = settled
+                .into_iter()
+                .filter_map(|Settled { index, outcome }| {
+                    let (index, fault) = *places.get(index)?;
+                    let outcome = if fault.is_some() { lost() } else { outcome };
+                    Some(Settled { index, outcome })
+                });
             settled.collect()
         };
         // A part of a batch in its order is a batch.
