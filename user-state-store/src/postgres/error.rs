@@ -49,7 +49,7 @@ impl Failure {
         match (class, subclass) {
             // A plan that no longer fits its table, a prepared statement that is not there or is there twice, a
             // server that became read-only, a transaction that somebody left open: all are of this session.
-            ("0A", "000") | ("26", "000") | ("42", "P05") | ("25", "001" | "006" | "P02") => {
+            ("0A" | "26", "000") | ("42", "P05") | ("25", "001" | "006" | "P02") => {
                 Self::Unfit(Cause::Database(error))
             }
             ("23", "505") => Self::Taken,

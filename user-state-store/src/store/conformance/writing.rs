@@ -105,7 +105,6 @@ pub async fn a_caller_that_waits_for_all_gets_the_outcomes_in_the_order_of_the_b
     let stored = ids.iter().step_by(3).map(sample::create).collect();
     fixture.write(stored).await?;
     let writes = ids.iter().enumerate().map(|(n, id)| match n % 3 {
-        0 => sample::put(id, 1, 2),
         1 => sample::create(id),
         _ => sample::put(id, 1, 2),
     });
