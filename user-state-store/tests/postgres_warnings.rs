@@ -2,6 +2,7 @@
 //! Method: a store behind a proxy that is cut while a batch waits, and a subscriber that gathers every event as text.
 
 #![cfg(feature = "postgres")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
