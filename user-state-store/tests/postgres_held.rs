@@ -4,6 +4,11 @@
 //! as they are reported.
 
 #![cfg(feature = "postgres")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
