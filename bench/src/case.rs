@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Latency { percent: u32 },
     /// One command, from the start of the process on.
     StartUp,
+    /// Writes by the batch, while somebody else holds the rows of so many other users locked.
+    Held { rows: usize },
 }
 
 /// The users of most works.
@@ -43,6 +45,12 @@ const MEMORY_USERS: usize = 1_000_000;
 /// The users of `hot`.
 const HOT_USERS: usize = 100;
 
+/// The writes on their way in the works about held rows, each of a user whom nobody holds.
+const HELD_CALLERS: usize = 200;
+
+/// Whose rows are held is beside these.
+const HELD_USERS: usize = 10_000;
+
 /// The callers of the works that are about something else.
 const CALLERS: usize = 1_000;
 
@@ -52,6 +60,9 @@ const READING_CALLERS: usize = 64;
 /// "All at once", and the callers of `hot`: more than any pool has connections, and what the runtime's default settings
 /// are made for.
 const MANY_CALLERS: usize = 10_000;
+
+/// Who is measured beside held rows.
+pub(crate) const HELD_CONTENDER: &str = "store";
 
 /// What `--quick` measures, in this order.
 const QUICK: [&str; 7] = [
@@ -85,6 +96,11 @@ impl Case {
         self
     }
 
+    /// The only contender that this is about; `None` where it is about all.
+    pub(crate) fn only(self) -> Option<&'static str> {
+        matches!(self.kind, Kind::Held { .. }).then_some(HELD_CONTENDER)
+    }
+
     /// The same with at most this many users.
     fn limited(mut self, users_max: usize) -> Self {
         self.users = self.users.min(users_max);
@@ -112,6 +128,15 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new("memory", Kind::Memory, 0, MEMORY_USERS),
         Case::new("passivate", Kind::Passivate, 0, MEMORY_USERS),
     ];
+    for (work, rows) in [
+        ("held-1", 1),
+        ("held-2", 2),
+        ("held-4", 4),
+        ("held-20", 20),
+        ("held-500", 500),
+    ] {
+        cases.push(Case::new(work, Kind::Held { rows }, HELD_CALLERS, HELD_USERS));
+    }
     for callers in [1, 10, 100, 1_000, 10_000] {
         cases.push(Case::new("scale-callers", Kind::Write, callers, USERS));
     }

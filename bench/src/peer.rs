@@ -64,7 +64,7 @@ pub(crate) struct Peer {
 impl Request {
     pub(crate) fn of(case: &Case, contender: &str, url: &str, timing: Timing) -> Self {
         let (work, percent) = match case.kind {
-            Kind::Write => (Task::Write, 0),
+            Kind::Write | Kind::Held { .. } => (Task::Write, 0),
             Kind::Mix => (Task::Mix, 75),
             Kind::Read => (Task::Read, 100),
             Kind::Recover => (Task::Recover, 100),

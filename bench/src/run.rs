@@ -73,7 +73,13 @@ async fn measure(
     };
     let mut measured: Vec<Result<Vec<Measured>, String>> = contenders
         .iter()
-        .map(|contender| contender.not_run(case).map_or(Ok(Vec::new()), Err))
+        .map(|contender| {
+            let reason = match case.only() {
+                Some(name) if name != contender.name() => Some(format!("this is about `{name}`")),
+                _ => contender.not_run(case),
+            };
+            reason.map_or(Ok(Vec::new()), Err)
+        })
         .collect();
     let mut slow = Vec::new();
     for round in 0..rounds {

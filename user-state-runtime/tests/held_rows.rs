@@ -17,7 +17,7 @@ use user_state_store::Revision;
 const PROMPT: Duration = Duration::from_secs(8);
 
 /// Its lock time-out is 24 s.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+const STATEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// More than a shard sends at a time.
 const HELD: usize = 12;

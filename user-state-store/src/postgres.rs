@@ -187,7 +187,7 @@ impl DurableStateStore for PostgresStore {
             early
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .extend(settled)
+                .extend(settled);
         };
         let last = self.write_early(batch, &collecting).await;
         let early = early.into_inner().unwrap_or_else(PoisonError::into_inner);

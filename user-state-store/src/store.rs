@@ -102,9 +102,7 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// As for [`DurableStateStore::write`]; what was reported before the drop stands.
-    async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {
-        // Nothing is known early here.
-        let _ = early;
+    async fn write_early(&self, batch: &WriteBatch, _early: &Early<'_>) -> Vec<Settled> {
         Settled::in_order(self.write(batch).await)
     }
 

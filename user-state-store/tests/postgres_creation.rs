@@ -25,12 +25,15 @@ const PEKKO_UPDATE: &str =
 /// Stops those who wait for the test, until this transaction ends.
 const HOLD: &str = "BEGIN; SELECT pg_advisory_xact_lock(1)";
 
-/// Waits until this many sessions of the store wait for a lock.
+/// Waits until this many sessions of the store wait for a lock, or have met one: a wait is over soon, and then the
+/// transaction is rolled back, or the rows are looked for that are held.
 async fn until_waiting(observer: &mut PgConnection, count: i64) -> Result<(), sqlx::Error> {
     loop {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+             WHERE datname = current_database() AND (wait_event_type = 'Lock'
+               OR application_name = 'user-state'
+                 AND (query = 'ROLLBACK' OR query LIKE '%SKIP LOCKED%'))",
         )
         .fetch_one(&mut *observer)
         .await?;

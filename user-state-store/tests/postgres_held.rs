@@ -4,6 +4,11 @@
 //! as they are reported.
 
 #![cfg(feature = "postgres")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
@@ -11,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::{Executor as _, PgConnection};
+use support::proxy::Proxy;
 use support::{Database, Outcome, change, load, put, write};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -33,6 +39,17 @@ const SLOW: Duration = Duration::from_secs(40);
 
 /// Its lock time-out is 1.2 s.
 const QUICK: Duration = Duration::from_secs(3);
+
+/// A store that reaches the server through a proxy, which counts.
+async fn open_counted(
+    database: &Database,
+    statement_timeout: Duration,
+) -> TestResult<(Arc<PostgresStore>, Proxy)> {
+    let proxy = Proxy::to(database.address()?).await?;
+    let mut options = ConnectOptions::parse(&database.url_at(proxy.address()))?;
+    options.settings.statement_timeout = statement_timeout;
+    Ok((Arc::new(PostgresStore::open(&options).await?), proxy))
+}
 
 async fn open(database: &Database, statement_timeout: Duration) -> TestResult<Arc<PostgresStore>> {
     let mut options = ConnectOptions::parse(database.url())?;
@@ -351,8 +368,7 @@ async fn creations_held_too_long_are_answered_at_the_lock_time_out() -> Outcome 
     Ok(())
 }
 
-/// How many statements of the store's sessions that meet the table are logged in the test's own table by a statement
-/// trigger: it fires before any row is looked at, but not before the table's lock is there.
+/// Writes that wait for a lock on the table while it is there, and go through behind it.
 async fn waits_of_table(store: &Arc<PostgresStore>, database: &Database, mode: &str) -> Outcome {
     let mut holder = holding(
         database,
@@ -393,10 +409,11 @@ async fn what_waits_for_a_lock_on_the_table_is_written_when_that_is_gone() -> Ou
 #[tokio::test]
 async fn a_lock_on_the_table_is_answered_at_the_lock_time_out() -> Outcome {
     let database = Database::migrated().await?;
-    let store = open(&database, QUICK).await?;
+    let (store, proxy) = open_counted(&database, QUICK).await?;
     created(&store, &ids("user", 2)).await?;
     let holder = holding(&database, "LOCK TABLE durable_state IN SHARE MODE").await?;
     let began = Instant::now();
+    let before = proxy.requests();
     let mut waiting = Vec::new();
     for id in ids("new", 500) {
         waiting.push(writing(&store, vec![put(&id, 0, 1, b"x")])?);
@@ -409,7 +426,109 @@ async fn a_lock_on_the_table_is_answered_at_the_lock_time_out() -> Outcome {
         );
     }
     assert!(began.elapsed() < QUICK + QUICK, "{:?}", began.elapsed());
+    let requests = proxy.requests() - before;
+    assert!(requests < 120, "{requests}");
     drop(holder);
+    Ok(())
+}
+
+#[tokio::test]
+async fn held_rows_of_many_batches_share_their_statements() -> Outcome {
+    let database = Database::migrated().await?;
+    let (store, proxy) = open_counted(&database, QUICK).await?;
+    let held = ids("held", 400);
+    created(&store, &held).await?;
+    let holder = holding(&database, "SELECT FROM durable_state FOR UPDATE").await?;
+    // The first time every batch finds out by itself, the second time it is known.
+    for (most, updates) in [(300, puts(&held, 1)), (60, puts(&held, 1))] {
+        let before = proxy.requests();
+        let mut waiting = Vec::new();
+        for batch in updates.chunks(10) {
+            waiting.push(writing(&store, batch.to_vec())?);
+        }
+        for writing in waiting {
+            let rest = writing.rest().await?;
+            assert_eq!(rest.len(), 10);
+            assert!(
+                rest.iter().all(|(_, outcome, _)| is_held(outcome)),
+                "{rest:?}"
+            );
+        }
+        let requests = proxy.requests() - before;
+        assert!(requests <= most, "{requests}");
+    }
+    drop(holder);
+    Ok(())
+}
+
+/// What poolers make up with severity ERROR: the connection was the problem, so nobody knows what was applied.
+#[tokio::test]
+async fn an_error_about_the_connection_leaves_the_outcome_unknown() -> Outcome {
+    for code in ["08006", "08P01", "40003", "57P01", "57P02", "57P05"] {
+        let database = Database::migrated().await?;
+        let store = open(&database, SLOW).await?;
+        created(&store, &ids("user", 3)).await?;
+        database
+            .execute(&format!(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$;
+                 CREATE TRIGGER refuse BEFORE UPDATE ON durable_state FOR EACH ROW
+                   EXECUTE FUNCTION refuse()"
+            ))
+            .await?;
+        let outcomes = write(&*store, puts(&ids("user", 3), 1)).await;
+        assert!(
+            outcomes
+                .iter()
+                .all(|it| matches!(it, WriteOutcome::Unknown(_))),
+            "{code}: {outcomes:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_session_cannot_do_is_sent_once_more_on_another() -> Outcome {
+    for code in ["25006", "0A000", "26000"] {
+        let database = Database::migrated().await?;
+        let store = open(&database, SLOW).await?;
+        created(&store, &ids("user", 3)).await?;
+        database
+            .execute(&format!(
+                "CREATE TABLE unfit AS SELECT pid FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid();
+                 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                   $$ BEGIN
+                     IF pg_backend_pid() IN (SELECT pid FROM unfit) THEN
+                       RAISE EXCEPTION 'no' USING ERRCODE = '{code}';
+                     END IF;
+                     RETURN NEW;
+                   END $$;
+                 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON durable_state FOR EACH ROW
+                   EXECUTE FUNCTION refuse()"
+            ))
+            .await?;
+        for writes in [puts(&ids("user", 3), 1), puts(&ids("new", 3), 0)] {
+            let outcomes = write(&*store, writes).await;
+            assert!(
+                outcomes
+                    .iter()
+                    .all(|it| matches!(it, WriteOutcome::Applied(_))),
+                "{code}: {outcomes:?}"
+            );
+        }
+        // Every session is unfit.
+        database
+            .execute("INSERT INTO unfit SELECT * FROM generate_series(1, 1000000)")
+            .await?;
+        let outcomes = write(&*store, puts(&ids("user", 3), 2)).await;
+        assert!(
+            outcomes
+                .iter()
+                .all(|it| matches!(it, WriteOutcome::NotApplied(StoreError::Misconfigured(_)))),
+            "{code}: {outcomes:?}"
+        );
+    }
     Ok(())
 }
 

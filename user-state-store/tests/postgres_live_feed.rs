@@ -166,11 +166,11 @@ async fn an_own_write_that_commits_late_is_told_when_it_is_acknowledged() -> Out
     for _ in 0..2 {
         next(&mut feed).await?;
     }
-    // The write of `a` takes its time, and then waits for the row.
+    // The write of `a` takes its time, and then waits inside its statement.
+    database.stop_at("a").await?;
     let mut blocker = database.connect().await?;
-    blocker.execute("BEGIN").await?;
     blocker
-        .execute("SELECT FROM durable_state WHERE persistence_id = 'a' FOR UPDATE")
+        .execute("BEGIN; SELECT pg_advisory_xact_lock(1)")
         .await?;
     let writer = Arc::clone(&store);
     let mut writing = JoinSet::new();

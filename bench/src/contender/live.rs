@@ -184,7 +184,7 @@ impl<S: System> Contender for Callers<S> {
                 self.recover(case, &url, timing).await
             }
             Kind::Latency { percent } => self.latency(case, &url, percent, world).await,
-            Kind::Write | Kind::Mix | Kind::Read => {
+            Kind::Write | Kind::Mix | Kind::Read | Kind::Held { .. } => {
                 let target = self.live(case, &url).await?;
                 callers::measure(&target, &world.requests(case), case.callers, timing).await
             }

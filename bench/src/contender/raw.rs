@@ -29,19 +29,19 @@ pub(crate) use rows::Rows;
 pub(crate) use selects::Selects;
 
 /// The rows that lanes share, and their revisions.
-struct Table {
+pub(super) struct Table {
     rows: Box<[Row]>,
     revisions: Box<[AtomicI64]>,
 }
 
 impl Table {
-    fn new(users: usize) -> Result<Arc<Self>, Failure> {
+    pub(super) fn new(users: usize) -> Result<Arc<Self>, Failure> {
         let rows = (0..users).map(Row::new).collect::<Result<_, _>>()?;
         let revisions = (0..users).map(|_| AtomicI64::new(FIRST_REVISION)).collect();
         Ok(Arc::new(Self { rows, revisions }))
     }
 
-    fn row(&self, user: usize) -> Result<(&Row, &AtomicI64), &'static str> {
+    pub(super) fn row(&self, user: usize) -> Result<(&Row, &AtomicI64), &'static str> {
         let row = self.rows.get(user).zip(self.revisions.get(user));
         row.ok_or("there is no such user")
     }

@@ -55,6 +55,7 @@ impl System for UserStates {
             | Kind::Memory
             | Kind::Latency { .. }
             | Kind::StartUp => None,
+            Kind::Held { .. } => Some("this is about the store alone".to_owned()),
         }
     }
 

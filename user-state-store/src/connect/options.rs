@@ -69,6 +69,9 @@ pub struct StoreSettings {
     pub acquire_timeout: Duration,
     /// How long the server may work on a statement. Default 5 s. This side waits a second longer, for servers
     /// that stopped altogether.
+    ///
+    /// A write whose row or table somebody else holds locked is tried for two fifths of this, counted from when it was
+    /// first sent. So with a session at hand the last outcome of a batch comes within seven fifths and a second.
     pub statement_timeout: Duration,
     /// How long a connection serves before a new one takes its place. Each lives for this time or up to a quarter less,
     /// so that they do not all end at once. A new one proves again what opening the store checked. Connections of

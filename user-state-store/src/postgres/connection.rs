@@ -216,7 +216,7 @@ impl Opener {
 /// The parameter of a URL that holds settings.
 const OPTIONS: &str = "options";
 
-/// sqlx's options for the server that the URL names, without its `options`.
+/// sqlx's options for the server that the URL names. Of its `options`, only what leads a proxy to the server.
 ///
 /// sqlx logs statements (never bound values); that is switched off, since it would log one line per batch.
 fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenError> {
@@ -228,7 +228,7 @@ fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenErr
     let bracketed = url
         .host_str()
         .and_then(|host| host.strip_prefix('[')?.strip_suffix(']'));
-    let mut connect = PgConnectOptions::from_url(&without_options(url))
+    let mut connect = PgConnectOptions::from_url(&without_settings(url))
         .map_err(|_| invalid("a part of it cannot be decoded"))?
         .disable_statement_logging();
     if let Some(host) = bracketed {
@@ -253,11 +253,16 @@ fn connect_options(options: &ConnectOptions) -> Result<PgConnectOptions, OpenErr
     Ok(connect.ssl_mode(mode))
 }
 
-fn without_options(url: &Url) -> Url {
+fn without_settings(url: &Url) -> Url {
     let mut bare = url.clone();
-    bare.query_pairs_mut()
-        .clear()
-        .extend_pairs(url.query_pairs().filter(|(name, _)| name != OPTIONS));
+    let pairs = url.query_pairs().filter_map(|(name, value)| {
+        if name != OPTIONS {
+            return Some((name, value));
+        }
+        let sent = setting::for_proxies(&value);
+        (!sent.is_empty()).then(|| (name, sent.into()))
+    });
+    bare.query_pairs_mut().clear().extend_pairs(pairs);
     bare
 }
 

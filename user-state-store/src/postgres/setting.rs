@@ -1,9 +1,13 @@
 //! Settings of a session: what the user asked for, and how it is read.
 //!
 //! **Problem.** A pooler refuses start-up parameters, or drops them without a word. **How.** None is sent: what the URL
-//! gives as `options` is taken apart here, and set by statement like the store's own settings.
+//! gives as `options` is taken apart here, and set by statement like the store's own settings. What only a proxy in front
+//! of the server understands is sent at start-up, since the proxy takes it out.
 
 use crate::open_error::OpenError;
+
+/// What hosted proxies read from `options` to find the server: Neon's and Supabase's names.
+const FOR_PROXIES: [&str; 3] = ["endpoint=", "project=", "reference="];
 
 /// One setting of a session.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,11 +31,25 @@ pub(super) fn put(settings: &mut Vec<Setting>, setting: Setting) {
     settings.push(setting);
 }
 
+/// The part of `options` that a proxy in front of the server takes out, as it is sent at start-up.
+pub(super) fn for_proxies(options: &str) -> String {
+    let words = words(options).into_iter();
+    let kept: Vec<String> = words.filter(|word| is_for_proxies(word)).collect();
+    kept.join(" ")
+}
+
+fn is_for_proxies(word: &str) -> bool {
+    FOR_PROXIES.iter().any(|name| word.starts_with(name))
+}
+
 /// The settings in a text such as `-c search_path=app -c work_mem=64MB`, as the server reads it at start-up.
 pub(super) fn parse(options: &str) -> Result<Vec<Setting>, OpenError> {
     let mut settings = Vec::new();
     let mut words = words(options).into_iter();
     while let Some(word) = words.next() {
+        if is_for_proxies(&word) {
+            continue;
+        }
         let pair = match (word.strip_prefix("-c"), word.strip_prefix("--")) {
             (Some(""), _) => words.next(),
             (Some(pair), _) | (None, Some(pair)) => Some(pair.to_owned()),
@@ -106,6 +124,18 @@ mod tests {
                 .map(|&(name, value)| (name.to_owned(), value.to_owned()))
                 .collect();
             assert_eq!(parsed(options), expected, "{options}");
+        }
+    }
+
+    #[test]
+    fn what_leads_a_proxy_to_the_server_is_no_setting_and_is_sent() {
+        for (options, sent, settings) in [
+            ("endpoint=ep-cool-1", "endpoint=ep-cool-1", 0),
+            ("project=abc -c geqo=off", "project=abc", 1),
+            ("-c geqo=off", "", 1),
+        ] {
+            assert_eq!(for_proxies(options), sent, "{options}");
+            assert_eq!(parsed(options).len(), settings, "{options}");
         }
     }
 

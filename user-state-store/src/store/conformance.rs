@@ -32,14 +32,14 @@
 use std::any::Any;
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 
 use crate::error::StoreError;
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
-use crate::store::{DurableStateStore, StoredState, Write, WriteBatch, WriteOutcome};
+use crate::store::{DurableStateStore, Settled, StoredState, Write, WriteBatch, WriteOutcome};
 
 pub mod cancellation;
 pub mod concurrency;
@@ -145,9 +145,22 @@ impl Fixture {
         Ok(())
     }
 
-    /// Writes one batch.
+    /// Writes one batch. Each of its writes has to be reported exactly once, early or at last.
     async fn write(&self, writes: Vec<Write>) -> TestResult<Vec<WriteOutcome>> {
-        Ok(self.store.write(&WriteBatch::new(writes)?).await)
+        let batch = WriteBatch::new(writes)?;
+        let early = Mutex::new(Vec::new());
+        let collecting = |settled| lock(&early).extend(settled);
+        let last = self.store.write_early(&batch, &collecting).await;
+        let mut settled = std::mem::take(&mut *lock(&early));
+        settled.extend(last);
+        settled.sort_by_key(|settled| settled.index);
+        let indices: Vec<usize> = settled.iter().map(|settled| settled.index).collect();
+        let writes = batch.writes().len();
+        assert!(
+            indices.iter().copied().eq(0..writes),
+            "{writes} writes: {indices:?}"
+        );
+        Ok(Settled::collect(writes, settled))
     }
 
     /// Writes one write and expects it to be applied.
@@ -189,6 +202,10 @@ impl Fixture {
             .await?
             .ok_or_else(|| format!("no row of {id}"))?)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Fixture {
@@ -239,6 +256,7 @@ macro_rules! conformance_tests {
             writing::one_conflict_harms_no_neighbour;
             writing::a_batch_of_the_largest_number_of_rows_is_written;
             writing::a_batch_without_writes_has_no_outcomes;
+            writing::a_caller_that_waits_for_all_gets_the_outcomes_in_the_order_of_the_batch;
             writing::a_revision_may_advance_by_more_than_one;
             writing::the_highest_revision_is_stored;
             writing::db_timestamps_strictly_increase_per_entity;

@@ -3,6 +3,7 @@
 #![allow(
     dead_code,
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "every test file uses a part of it, and a wrong constant of a test may end it"
 )]
 

@@ -69,6 +69,17 @@ pub(super) enum Question {
     Rows(Vec<Sought>),
 }
 
+/// All questions together.
+#[derive(Default)]
+struct Questions {
+    /// Whether somebody asks for the table.
+    for_table: bool,
+    /// Who asks, and for how many rows; `None` for the table.
+    tickets: Vec<(u64, Option<usize>)>,
+    /// The rows, in the order of the tickets.
+    sought: Vec<Sought>,
+}
+
 /// A question on the desk; dropping it takes it away.
 struct Ticket<'desk> {
     desk: &'desk Desk,
@@ -177,7 +188,11 @@ impl Desk {
 
     /// Asks what is on the desk, and leaves the answers.
     async fn ask_for_all(&self, lease: &mut Lease<'_>) {
-        let (for_table, tickets, sought) = self.questions();
+        let Questions {
+            for_table,
+            tickets,
+            sought,
+        } = self.questions();
         if for_table {
             let free = locked::table_is_free(lease).await;
             // Where this cannot be found out the writes themselves will.
@@ -199,24 +214,24 @@ impl Desk {
         });
     }
 
-    /// Whether somebody asks for the table, and all who ask for how many rows, and the rows.
-    fn questions(&self) -> (bool, Vec<(u64, Option<usize>)>, Vec<Sought>) {
+    /// What is asked and not answered yet.
+    fn questions(&self) -> Questions {
         let state = self.state();
-        let (mut for_table, mut tickets, mut sought) = (false, Vec::new(), Vec::new());
+        let mut all = Questions::default();
         for (number, asked) in &state.asked {
             match &asked.question {
                 _ if asked.answer.is_some() => {}
                 Question::Table => {
-                    for_table = true;
-                    tickets.push((*number, None));
+                    all.for_table = true;
+                    all.tickets.push((*number, None));
                 }
                 Question::Rows(rows) => {
-                    tickets.push((*number, Some(rows.len())));
-                    sought.extend_from_slice(rows);
+                    all.tickets.push((*number, Some(rows.len())));
+                    all.sought.extend_from_slice(rows);
                 }
             }
         }
-        (for_table, tickets, sought)
+        all
     }
 
     /// Leaves an answer for each: how the table stands, and from `rows` how so many rows do.

@@ -60,6 +60,8 @@ enum Sent {
     Refused(Failure),
     /// It waited for a lock in vain.
     Locked,
+    /// It was not sent, since somebody holds the whole table.
+    TableHeld,
     /// There is no session to send anything with.
     NoSession(Failure),
 }
@@ -116,6 +118,10 @@ impl<'batch> Group<'batch> {
                 }
                 Sent::Locked if way == Way::Usual => self.set_apart(part, &mut cuts).await,
                 Sent::Locked => self.held.ran_into(part),
+                Sent::TableHeld => {
+                    self.held.table.extend(part);
+                    self.held.table.extend(cuts.take_rest());
+                }
                 Sent::NoSession(failure) => {
                     let error = failure.into();
                     self.fail(part, &error);
@@ -150,6 +156,11 @@ impl<'batch> Group<'batch> {
                 Ok(lease) => lease,
                 Err(failure) => return Sent::NoSession(failure),
             };
+            // Found out by others, perhaps, while this waited for a session.
+            if way == Way::Usual && self.writing.desk.table_is_held() {
+                self.lease = Some(lease);
+                return Sent::TableHeld;
+            }
             self.first_sent.get_or_insert_with(Instant::now);
             let session = lease.identity();
             let answer = self.call(&mut lease, &writes, way).await;
@@ -172,7 +183,12 @@ impl<'batch> Group<'batch> {
                     contended += 1;
                 }
                 // This session cannot do it; another one may.
-                Failure::Unfit(_) if !was_unfit => was_unfit = true,
+                Failure::Unfit(_) if !was_unfit => {
+                    was_unfit = true;
+                    if let Some(mut lease) = self.lease.take() {
+                        lease.discard();
+                    }
+                }
                 Failure::Locked(_) => return Sent::Locked,
                 Failure::Taken if part.len() == 1 => {
                     self.settle(part.iter().copied(), &WriteOutcome::Conflict);

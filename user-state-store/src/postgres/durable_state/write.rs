@@ -84,14 +84,17 @@ pub(in crate::postgres) async fn write(
         .into_iter()
         .filter(|(_, members)| !members.is_empty());
     let run = |(kind, members)| Group::new(writing, kind, writes).run(members);
-    let mut settled = match (groups.next(), groups.next()) {
-        (Some(only), None) => run(only).await,
+    let settled = match (groups.next(), groups.next()) {
+        (None, _) => refused,
+        (Some(only), None) if refused.is_empty() => run(only).await,
         (first, second) => {
+            if !refused.is_empty() {
+                early(refused);
+            }
             let groups = first.into_iter().chain(second).chain(groups).map(run);
             together(groups.collect(), early).await
         }
     };
-    settled.append(&mut refused);
     match unknown.into_inner() {
         0 => {}
         unknown => tracing::warn!(

@@ -6,7 +6,7 @@ use super::seeded::Seeded;
 use super::{Fixture, TestResult, sample};
 use crate::error::StoreError;
 use crate::revision::Revision;
-use crate::store::{BATCH_ROWS_MAX, StoredValue, WriteOutcome};
+use crate::store::{BATCH_ROWS_MAX, StoredValue, WriteBatch, WriteOutcome};
 use crate::tags::Tags;
 
 /// Every column of a row is what was written, and its time is the one that the outcome told.
@@ -94,6 +94,28 @@ pub async fn a_batch_of_the_largest_number_of_rows_is_written(fixture: &Fixture)
     for row in fixture.store.load(&ids).await? {
         assert_eq!(row?.map(|state| state.revision), Revision::new(2));
     }
+    Ok(())
+}
+
+/// Whoever does not want outcomes early gets each of them in its place.
+pub async fn a_caller_that_waits_for_all_gets_the_outcomes_in_the_order_of_the_batch(
+    fixture: &Fixture,
+) -> TestResult {
+    let ids = sample::ids("ordered", 9)?;
+    let stored = ids.iter().step_by(3).map(sample::create).collect();
+    fixture.write(stored).await?;
+    let writes = ids.iter().enumerate().map(|(n, id)| match n % 3 {
+        1 => sample::create(id),
+        _ => sample::put(id, 1, 2),
+    });
+    let batch = WriteBatch::new(writes.collect())?;
+    let outcomes = fixture.store.write(&batch).await;
+    let applied: Vec<bool> = outcomes
+        .iter()
+        .map(|outcome| matches!(outcome, WriteOutcome::Applied(Some(_))))
+        .collect();
+    let expected = [true, true, false].repeat(3);
+    assert_eq!(applied, expected, "{outcomes:?}");
     Ok(())
 }
 
