@@ -9,6 +9,7 @@
 //!
 //! **Not here.** Times that belong to a test: those of live feeds and of the runtime, which follow tokio's clock or their own.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,14 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
 #[cfg(feature = "sqlite")]
 pub(crate) async fn until<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
     within(deadline.saturating_duration_since(now()), future).await
+}
+
+/// Waits until then.
+pub(crate) async fn sleep_until(then: Instant) {
+    match until(then, std::future::pending::<Infallible>()).await {
+        Ok(never) => match never {},
+        Err(Elapsed) => {}
+    }
 }
 
 #[cfg(test)]

@@ -106,11 +106,11 @@
 mod changes;
 mod connect;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod cuts;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod deadline;
 mod error;
 mod event_store;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-mod halving;
 mod jackson;
 mod mapping;
 mod open_error;

@@ -6,7 +6,6 @@ mod changes;
 mod columns;
 mod create;
 mod culprits;
-mod cuts;
 mod desk;
 mod group;
 mod held;

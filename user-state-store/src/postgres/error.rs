@@ -92,14 +92,19 @@ impl Failure {
         }
     }
 
-    /// The SQLSTATE of a refusal that may hold for all rows. A row that exists already says nothing of another one.
-    pub(super) fn refusing_code(&self) -> Option<&str> {
+    /// What the server says of the refusal. A row that exists already says nothing of another one.
+    pub(super) fn refusal(&self) -> Option<&DatabaseError> {
         match self {
             Self::Refused(error)
             | Self::Unavailable(Cause::Database(error))
-            | Self::Misconfigured(Cause::Database(error)) => Some(&error.code),
+            | Self::Misconfigured(Cause::Database(error)) => Some(error),
             _ => None,
         }
+    }
+
+    /// The SQLSTATE of a refusal that may hold for all rows.
+    pub(super) fn refusing_code(&self) -> Option<&str> {
+        self.refusal().map(|error| &*error.code)
     }
 
     /// The same failure of a statement that changes nothing before a later COMMIT that was not sent.

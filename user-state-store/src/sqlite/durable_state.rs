@@ -8,9 +8,9 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{TypeInfo as _, ValueRef as _};
 
+use crate::cuts::{Cuts, Verdict};
 use crate::deadline;
 use crate::error::{Cause, DatabaseError, StoreError};
-use crate::halving::{Failed, Halving};
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
 use crate::sqlite::connection::Lane;
@@ -86,55 +86,58 @@ async fn around_damage(
     share: usize,
     error: StoreError,
 ) -> Result<Vec<Found>, StoreError> {
-    let unreadable = |id: &PersistenceId, error| match damage(&error) {
+    let deadline = lane.deadline();
+    let mut found: Vec<Found> = ids.iter().map(|_| Ok(None)).collect();
+    let mut cuts = Cuts::of((0..ids.len()).collect());
+    // The load of all of them failed already.
+    let mut answer = Err(error);
+    while let Some(part) = cuts.next() {
+        if part.len() < ids.len() {
+            let asked: Vec<_> = part.iter().filter_map(|index| ids.get(*index)).collect();
+            let asked: Vec<PersistenceId> = asked.into_iter().cloned().collect();
+            let loading = load_part(lane, &asked, payload_bytes_max, share);
+            answer = deadline::until(deadline, loading)
+                .await
+                .unwrap_or(Err(StoreError::Unavailable(Cause::Deadline)));
+        }
+        let error = match std::mem::replace(&mut answer, Ok(Vec::new())) {
+            Ok(rows) => {
+                cuts.answered(true);
+                for (index, row) in part.into_iter().zip(rows) {
+                    note(&mut found, index, row);
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        let failed = match damage(&error) {
+            Some(reason) => match cuts.refused(part, Some(&reason.code)) {
+                Verdict::Cut => continue,
+                Verdict::Fail(rows) => rows,
+            },
+            None => part.into_iter().chain(cuts.take_rest()).collect(),
+        };
+        for (index, id) in failed.into_iter().filter_map(|at| Some((at, ids.get(at)?))) {
+            note(&mut found, index, Err(unreadable(id, &error)));
+        }
+    }
+    Ok(found)
+}
+
+fn note(found: &mut [Found], index: usize, row: Found) {
+    if let Some(place) = found.get_mut(index) {
+        *place = row;
+    }
+}
+
+fn unreadable(id: &PersistenceId, error: &StoreError) -> StoreError {
+    match damage(error) {
         Some(reason) => StoreError::Unreadable {
             persistence_id: id.clone(),
             reason,
         },
-        None => error,
-    };
-    if let [id] = ids {
-        return Ok(vec![Err(unreadable(id, error))]);
+        None => error.clone(),
     }
-    let deadline = lane.deadline();
-    let mut found: Vec<Found> = ids.iter().map(|_| Ok(None)).collect();
-    let mut halving = Halving::of(ids.len());
-    let mut given_up: Option<StoreError> = None;
-    while let Some(part) = halving.next() {
-        let part_ids = ids.get(part.clone()).unwrap_or_default();
-        let places = found.get_mut(part.clone()).unwrap_or_default();
-        if let Some(error) = &given_up {
-            places.fill_with(|| Err(error.clone()));
-            continue;
-        }
-        let loading = load_part(lane, part_ids, payload_bytes_max, share);
-        let rows = deadline::until(deadline, loading)
-            .await
-            .unwrap_or(Err(StoreError::Unavailable(Cause::Deadline)));
-        match rows {
-            Ok(rows) => {
-                halving.on_answered();
-                for (place, row) in places.iter_mut().zip(rows) {
-                    *place = row;
-                }
-            }
-            Err(error) => {
-                let code = damage(&error).map(|error| error.code);
-                let alone = code
-                    .as_ref()
-                    .is_some_and(|code| halving.on_failed(&part, code) == Failed::Alone);
-                if code.is_none() || halving.is_hopeless() {
-                    given_up = Some(error.clone());
-                }
-                if code.is_none() || alone {
-                    for (place, id) in places.iter_mut().zip(part_ids) {
-                        *place = Err(unreadable(id, error.clone()));
-                    }
-                }
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// What a damaged part of the file is reported as.

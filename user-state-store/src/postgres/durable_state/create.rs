@@ -13,11 +13,12 @@
 //! look; a unique index on `persistence_id`, an operator's option, stops it.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use sqlx::{Executor as _, Row as _};
-use tokio::time::{Instant, timeout_at};
 
 use crate::connect::PayloadColumn;
+use crate::deadline::{now, until};
 use crate::postgres::durable_state::columns::Columns;
 use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
 use crate::postgres::durable_state::row::Micros;
@@ -125,7 +126,7 @@ pub(super) async fn create(
 ) -> Result<Vec<Answer>, Halt> {
     let mut taken = HashSet::new();
     // One for all statements, since each of them alone may take nearly that long.
-    let deadline = Instant::now() + lease.answer_deadline();
+    let deadline = now() + lease.answer_deadline();
     loop {
         let candidates: Vec<&Write> = writes
             .iter()
@@ -178,7 +179,7 @@ async fn attempt(
         Patience::Usual => BEGIN,
         Patience::Little => BEGIN_IMPATIENT,
     };
-    let answer = timeout_at(deadline, lease.begin()?.execute(begin)).await;
+    let answer = until(deadline, lease.begin()?.execute(begin)).await;
     lease.end(answer, Leaves::InTransaction)?;
 
     let columns = Columns::of(writes);
@@ -192,7 +193,7 @@ async fn attempt(
         .bind(columns.state_payload(payload_column))
         .bind(columns.tags())
         .fetch_all(lease.begin()?);
-    let answer = timeout_at(deadline, inserting).await;
+    let answer = until(deadline, inserting).await;
     let rows = lease.end(answer, Leaves::InTransaction)?;
     let mut inserted = HashMap::with_capacity(rows.len());
     for row in &rows {
@@ -207,14 +208,14 @@ async fn attempt(
     let looking = sqlx::query_scalar(SELECT_OTHER_ROWS)
         .bind(&ids)
         .fetch_all(lease.begin()?);
-    let answer = timeout_at(deadline, looking).await;
+    let answer = until(deadline, looking).await;
     let others = lease.end(answer, Leaves::InTransaction)?;
     Ok((inserted, others))
 }
 
 async fn commit(lease: &mut Lease<'_>, deadline: Instant) -> Result<(), Halt> {
     let committing = lease.begin().map_err(Halt::NotApplied)?.execute(COMMIT);
-    let answer = timeout_at(deadline, committing).await;
+    let answer = until(deadline, committing).await;
     match lease.end(answer, Leaves::Clean) {
         Ok(_) => Ok(()),
         Err(failure @ Failure::Lost(_)) => Err(Halt::Unknown(failure)),
@@ -224,6 +225,6 @@ async fn commit(lease: &mut Lease<'_>, deadline: Instant) -> Result<(), Halt> {
 }
 
 async fn roll_back(lease: &mut Lease<'_>, deadline: Instant) -> Result<(), Failure> {
-    let answer = timeout_at(deadline, lease.begin()?.execute(ROLLBACK)).await;
+    let answer = until(deadline, lease.begin()?.execute(ROLLBACK)).await;
     lease.end(answer, Leaves::Clean).map(drop)
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 use sqlx::PgConnection;
 
 use crate::connect::StoreSettings;
+use crate::cuts::{Cuts, Part, Verdict};
 use crate::deadline::until;
-use crate::error::{Cause, DatabaseError, StoreError};
-use crate::halving::{Failed, Halving};
+use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
 use crate::postgres::durable_state::load::{Found, load_part};
 use crate::postgres::error::Failure;
@@ -32,49 +32,52 @@ pub(super) struct Search<'call> {
 impl Search<'_> {
     /// What is found for each id after the load of all of them failed; an error if that concerns everybody.
     pub(super) async fn after(&self, failure: Failure) -> Result<Vec<Found>, StoreError> {
-        let Some(error) = of_one(&failure) else {
+        if !failure.may_concern_a_row() {
             return Err(failure.into());
-        };
-        if let [id] = self.ids {
-            return Ok(vec![Err(self.judge(id, failure.clone(), error).await)]);
         }
         let mut found: Vec<Found> = self.ids.iter().map(|_| Ok(None)).collect();
-        let mut halving = Halving::of(self.ids.len());
-        // What the ids get that nobody asks for any more.
-        let mut given_up: Option<StoreError> = None;
-        while let Some(part) = halving.next() {
-            let ids = self.ids.get(part.clone()).unwrap_or_default();
-            let places = found.get_mut(part.clone()).unwrap_or_default();
-            if let Some(error) = &given_up {
-                places.fill_with(|| Err(error.clone()));
-                continue;
-            }
-            match self.load(ids).await {
+        let mut cuts = Cuts::of((0..self.ids.len()).collect());
+        let all = cuts.next().unwrap_or_default();
+        self.refused(&mut cuts, all, &failure, &mut found).await;
+        while let Some(part) = cuts.next() {
+            let ids: Vec<PersistenceId> = part
+                .iter()
+                .filter_map(|index| self.ids.get(*index))
+                .cloned()
+                .collect();
+            match self.load(&ids).await {
                 Ok(rows) => {
-                    halving.on_answered();
-                    for (place, row) in places.iter_mut().zip(rows) {
-                        *place = row;
+                    cuts.answered(true);
+                    for (index, row) in part.into_iter().zip(rows) {
+                        note(&mut found, index, row);
                     }
                 }
-                Err(failure) => match of_one(&failure) {
-                    None => {
-                        let error = StoreError::from(failure);
-                        places.fill_with(|| Err(error.clone()));
-                        given_up = Some(error);
+                Err(failure) if failure.may_concern_a_row() => {
+                    self.refused(&mut cuts, part, &failure, &mut found).await;
+                }
+                Err(failure) => {
+                    let error = StoreError::from(failure);
+                    for index in part.into_iter().chain(cuts.take_rest()) {
+                        note(&mut found, index, Err(error.clone()));
                     }
-                    Some(error) => {
-                        let alone = halving.on_failed(&part, &error.code) == Failed::Alone;
-                        if let ([place], [id], true) = (places, ids, alone) {
-                            if halving.is_hopeless() {
-                                given_up = Some(failure.clone().into());
-                            }
-                            *place = Err(self.judge(id, failure, error).await);
-                        }
-                    }
-                },
+                }
             }
         }
         Ok(found)
+    }
+
+    /// A part failed. If it was one id alone, that is judged; ids that are not asked for any more fail alike.
+    async fn refused(&self, cuts: &mut Cuts, part: Part, failure: &Failure, found: &mut [Found]) {
+        let Verdict::Fail(rows) = cuts.refused(part, failure.refusing_code()) else {
+            return;
+        };
+        let mut rows = rows.into_iter();
+        if let Some((index, id)) = rows.next().and_then(|at| Some((at, self.ids.get(at)?))) {
+            note(found, index, Err(self.judge(id, failure).await));
+        }
+        for index in rows {
+            note(found, index, Err(failure.clone().into()));
+        }
     }
 
     async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<Found>, Failure> {
@@ -87,25 +90,27 @@ impl Search<'_> {
     }
 
     /// What is wrong with an id whose load failed alone: the id itself, or its row.
-    async fn judge(
-        &self,
-        id: &PersistenceId,
-        failure: Failure,
-        error: DatabaseError,
-    ) -> StoreError {
-        if matches!(failure, Failure::Misconfigured(_)) {
-            return failure.into();
-        }
+    async fn judge(&self, id: &PersistenceId, failure: &Failure) -> StoreError {
+        let reason = match (failure, failure.refusal()) {
+            (Failure::Misconfigured(_), _) | (_, None) => return failure.clone().into(),
+            (_, Some(reason)) => reason.clone(),
+        };
         let taking = self.pool.read(self.settings, Taking { id });
         match until(self.deadline, taking).await {
             Ok(Ok(())) => StoreError::Unreadable {
                 persistence_id: id.clone(),
-                reason: error,
+                reason,
             },
-            Ok(Err(failure)) if of_one(&failure).is_some() => StoreError::Refused(error),
+            Ok(Err(failure)) if failure.may_concern_a_row() => StoreError::Refused(reason),
             Ok(Err(failure)) => failure.into(),
             Err(_) => StoreError::Unavailable(Cause::Deadline),
         }
+    }
+}
+
+fn note(found: &mut [Found], index: usize, row: Found) {
+    if let Some(place) = found.get_mut(index) {
+        *place = row;
     }
 }
 
@@ -123,57 +128,5 @@ impl Call for Taking<'_> {
             .execute(connection)
             .await
             .map(drop)
-    }
-}
-
-/// What the server says, if that may concern a single row; nothing if it concerns the session, the server or the table.
-pub(super) fn of_one(failure: &Failure) -> Option<DatabaseError> {
-    match failure {
-        Failure::Refused(error) => Some(error.clone()),
-        Failure::Unavailable(Cause::Database(error))
-        | Failure::Misconfigured(Cause::Database(error)) => {
-            let class = error.code.get(..2).unwrap_or_default();
-            let of_all = matches!(class, "08" | "28" | "3D" | "3F" | "40" | "53" | "57")
-                || matches!(&*error.code, "0A000" | "25006" | "42P01" | "55P03");
-            (!of_all).then(|| error.clone())
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_concerns_a_session_or_a_server_concerns_everybody() {
-        let database = |code: &str| DatabaseError {
-            code: code.into(),
-            severity: "ERROR",
-            constraint: None,
-        };
-        for code in [
-            "08006", "25006", "40P01", "53300", "55P03", "57014", "0A000", "42P01",
-        ] {
-            for failure in [
-                Failure::Unavailable(Cause::Database(database(code))),
-                Failure::Misconfigured(Cause::Database(database(code))),
-            ] {
-                assert_eq!(of_one(&failure), None, "{code}");
-            }
-        }
-        for code in ["XX001", "XX000", "58030", "42501", "22P05"] {
-            let failure = Failure::Unavailable(Cause::Database(database(code)));
-            assert_eq!(of_one(&failure), Some(database(code)));
-            assert!(of_one(&Failure::Refused(database(code))).is_some());
-        }
-        for failure in [
-            Failure::Unfit(Cause::Database(database("26000"))),
-            Failure::Lost(Cause::Deadline),
-            Failure::Unavailable(Cause::PoolTimeout),
-            Failure::Closed,
-        ] {
-            assert_eq!(of_one(&failure), None, "{failure:?}");
-        }
     }
 }

@@ -13,11 +13,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::deadline::{self, now, sleep_until};
 use crate::persistence_id::PersistenceId;
 use crate::postgres::durable_state::locked::{self, Sought, Standing};
 use crate::postgres::error::Failure;
@@ -102,15 +102,13 @@ impl Desk {
             return false;
         }
         let mut state = self.state();
-        state
-            .table_held_until
-            .take_if(|until| *until <= Instant::now());
+        state.table_held_until.take_if(|until| *until <= now());
         state.table_held_until.is_some()
     }
 
     /// The table was found held.
     pub(super) fn hold_table(&self) {
-        self.state().table_held_until = Some(Instant::now() + TABLE_HELD_FOR);
+        self.state().table_held_until = Some(now() + TABLE_HELD_FOR);
         self.in_use.store(true, Ordering::Release);
     }
 
@@ -153,25 +151,28 @@ impl Desk {
     ) -> Option<Result<Vec<Standing>, Failure>> {
         let ticket = self.register(question);
         loop {
-            let turn = timeout_at(until, self.my_turn(&ticket)).await.ok()?;
+            let turn = deadline::until(until, self.my_turn(&ticket)).await.ok()?;
             if let Some(answer) = ticket.answer() {
                 return Some(answer);
             }
-            let leased = timeout_at(until, sessions.lease()).await.ok()?;
+            let leased = deadline::until(until, sessions.lease()).await.ok()?;
             // From here on the session answers in time, or is closed.
             match leased {
                 Ok(mut lease) => self.ask_for_all(&mut lease).await,
                 Err(Failure::Closed) => return Some(Err(Failure::Closed)),
                 Err(_) => {}
             }
-            self.state().resumes = Some(Instant::now() + PAUSE);
+            self.state().resumes = Some(now() + PAUSE);
             drop(turn);
         }
     }
 
     /// The right to try writes for which nothing can be asked; `None` where that is not before `until`.
     pub(super) async fn trial(&self, until: Instant) -> Option<SemaphorePermit<'_>> {
-        timeout_at(until, self.trial.acquire()).await.ok()?.ok()
+        deadline::until(until, self.trial.acquire())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Waits until it is this one's turn to ask, and the time for it, or somebody else left the answer.

@@ -7,12 +7,11 @@
 //! No part is sent later than the lock time-out after the first one, and a call is given up after the statement time-out
 //! and a second: so the last outcome comes within the sum of these.
 
-use tokio::time::Instant;
-
+use crate::cuts::{Cuts, Part, Verdict};
+use crate::deadline::now;
 use crate::error::{Cause, StoreError};
 use crate::postgres::connection::lock_timeout;
 use crate::postgres::durable_state::create::{self, Halt, Patience};
-use crate::postgres::durable_state::cuts::{Cuts, Part, Verdict};
 use crate::postgres::durable_state::held::Held;
 use crate::postgres::durable_state::locked::{self, Sought, Standing};
 use crate::postgres::durable_state::update::{self, Rows};
@@ -20,6 +19,7 @@ use crate::postgres::durable_state::write::{Answer, Kind, Writing};
 use crate::postgres::error::Failure;
 use crate::postgres::session::Lease;
 use crate::store::{Settled, UnknownOutcome, Write, WriteOutcome};
+use std::time::Instant;
 
 /// How often a part of a batch is sent again after a deadlock. One side of a deadlock always goes through, so
 /// more than a few in a row mean something else.
@@ -94,7 +94,7 @@ impl<'batch> Group<'batch> {
 
     /// Until when parts are sent, and held rows are tried.
     pub(super) fn patience(&mut self) -> Instant {
-        let first_sent = *self.first_sent.get_or_insert_with(Instant::now);
+        let first_sent = *self.first_sent.get_or_insert_with(now);
         first_sent + lock_timeout(self.writing.settings)
     }
 
@@ -130,7 +130,7 @@ impl<'batch> Group<'batch> {
                 }
             }
             if !cuts.is_empty() {
-                if self.patience() <= Instant::now() {
+                if self.patience() <= now() {
                     let error = StoreError::Unavailable(Cause::Deadline);
                     self.fail(cuts.take_rest(), &error);
                     return;
@@ -161,7 +161,7 @@ impl<'batch> Group<'batch> {
                 self.lease = Some(lease);
                 return Sent::TableHeld;
             }
-            self.first_sent.get_or_insert_with(Instant::now);
+            self.first_sent.get_or_insert_with(now);
             let session = lease.identity();
             let answer = self.call(&mut lease, &writes, way).await;
             self.lease = lease.is_usable().then_some(lease);
@@ -177,9 +177,7 @@ impl<'batch> Group<'batch> {
                 Err(Halt::NotApplied(failure)) => failure,
             };
             match failure {
-                Failure::Contended(_)
-                    if contended < CONTENDED_MAX && Instant::now() < self.patience() =>
-                {
+                Failure::Contended(_) if contended < CONTENDED_MAX && now() < self.patience() => {
                     contended += 1;
                 }
                 // This session cannot do it; another one may.

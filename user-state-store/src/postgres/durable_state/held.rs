@@ -5,12 +5,11 @@
 //! constraint refers to. Those are tried, by one batch at a time, and each try waits as shortly as can be.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::time::{Instant, sleep_until};
-
+use crate::cuts::Part;
+use crate::deadline::{now, sleep_until};
 use crate::error::{Cause, DatabaseError, StoreError};
-use crate::postgres::durable_state::cuts::Part;
 use crate::postgres::durable_state::desk::{PAUSE, Question};
 use crate::postgres::durable_state::group::{Group, Way};
 use crate::postgres::durable_state::locked::Standing;
@@ -94,7 +93,7 @@ impl Group<'_> {
             // Nothing of the store's is held while waiting.
             self.lease = None;
             self.report_early();
-            if until <= Instant::now() {
+            if until <= now() {
                 let held = self.held.take_all();
                 self.fail(
                     held,
@@ -117,7 +116,7 @@ impl Group<'_> {
                     sleep_until(until.min(tried_at + PAUSE)).await;
                 }
                 self.try_suspects(until).await;
-                tried_at = Some(Instant::now());
+                tried_at = Some(now());
             }
         }
     }
@@ -166,11 +165,11 @@ impl Group<'_> {
         let Some(_trial) = self.writing.desk.trial(until).await else {
             return;
         };
-        let over = until.min(Instant::now() + TRIAL);
+        let over = until.min(now() + TRIAL);
         if self.held.suspects.is_empty() {
             self.try_samples().await;
         }
-        while !self.held.suspects.is_empty() && Instant::now() < over {
+        while !self.held.suspects.is_empty() && now() < over {
             let part = self.held.next_suspects();
             let stuck = self.held.stuck.len();
             self.send(part, Way::Trial).await;

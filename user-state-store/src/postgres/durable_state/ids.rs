@@ -14,7 +14,6 @@ use crate::deadline::within;
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
 use crate::postgres::connection::answer_deadline;
-use crate::postgres::durable_state::culprits::of_one;
 use crate::postgres::pool::{Call, Pool};
 
 /// The ids behind one, in the order of the primary key.
@@ -54,7 +53,7 @@ pub(in crate::postgres) async fn persistence_ids(
     match pool.read(settings, Page { after, limit }).await {
         Ok(Some(ids)) => return Ok(ids),
         Ok(None) => {}
-        Err(failure) if of_one(&failure).is_some() => {}
+        Err(failure) if failure.may_concern_a_row() => {}
         Err(failure) => return Err(failure.into()),
     }
     let readable = readable_ids(pool, settings, after, limit);
@@ -82,7 +81,7 @@ async fn readable_ids(
         let page = match pool.read(settings, page).await {
             Ok(page) => page,
             // A part of the table is damaged, perhaps behind the next ids.
-            Err(failure) if of_one(&failure).is_some() && limit > NonZeroUsize::MIN => {
+            Err(failure) if failure.may_concern_a_row() && limit > NonZeroUsize::MIN => {
                 limit = NonZeroUsize::new(limit.get() / 2).unwrap_or(NonZeroUsize::MIN);
                 continue;
             }
@@ -118,7 +117,7 @@ async fn text_of(
 ) -> Result<Option<PersistenceId>, StoreError> {
     match pool.read(settings, Text { bytes }).await {
         Ok(text) => Ok(Some(PersistenceId::stored(&text))),
-        Err(failure) if of_one(&failure).is_some() => Ok(None),
+        Err(failure) if failure.may_concern_a_row() => Ok(None),
         Err(failure) => Err(failure.into()),
     }
 }

@@ -1,8 +1,8 @@
 //! Which rows somebody else holds, and whether somebody holds the whole table. Nothing here waits for a lock.
 
 use sqlx::{Executor as _, Row as _};
-use tokio::time::timeout;
 
+use crate::deadline::within;
 use crate::persistence_id::PersistenceId;
 use crate::postgres::durable_state::array::Array;
 use crate::postgres::durable_state::row::Micros;
@@ -91,7 +91,7 @@ pub(super) async fn standing(
         .bind(expected)
         .bind(expected_at)
         .fetch_all(lease.begin()?);
-    let answer = timeout(deadline, looking).await;
+    let answer = within(deadline, looking).await;
     let rows = lease
         .end(answer, Leaves::Clean)
         .map_err(Failure::surely_not_applied)?;
@@ -118,10 +118,10 @@ pub(super) async fn standing(
 /// Whether nobody holds the table in a way that no row of it can be written.
 pub(super) async fn table_is_free(lease: &mut Lease<'_>) -> Result<bool, Failure> {
     let deadline = lease.answer_deadline();
-    let answer = timeout(deadline, lease.begin()?.execute(LOCK_TABLE)).await;
+    let answer = within(deadline, lease.begin()?.execute(LOCK_TABLE)).await;
     let locked = lease.end(answer, Leaves::InTransaction);
     if !matches!(locked, Err(Failure::Lost(_))) {
-        let answer = timeout(deadline, lease.begin()?.execute(ROLLBACK)).await;
+        let answer = within(deadline, lease.begin()?.execute(ROLLBACK)).await;
         lease
             .end(answer, Leaves::Clean)
             .map_err(Failure::surely_not_applied)?;

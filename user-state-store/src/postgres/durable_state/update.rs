@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use futures_util::{TryStream, TryStreamExt as _};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use tokio::time::timeout;
 
 use crate::connect::PayloadColumn;
+use crate::deadline::within;
 use crate::error::Cause;
 use crate::postgres::durable_state::columns::Columns;
 use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
@@ -156,7 +156,7 @@ pub(super) async fn update(
         .bind(columns.tags())
         .bind(columns.keeps_tags())
         .fetch(lease.begin()?);
-    let answer = timeout(deadline, answers(writes.len(), rows, updated)).await;
+    let answer = within(deadline, answers(writes.len(), rows, updated)).await;
     lease
         .end(answer, Leaves::Clean)?
         .inspect_err(|_| lease.discard())
@@ -179,7 +179,7 @@ pub(super) async fn erase(
         .bind(columns.expected())
         .bind(columns.expected_at())
         .fetch(lease.begin()?);
-    let answer = timeout(
+    let answer = within(
         deadline,
         answers(writes.len(), rows, |_| Some(Answer::Applied(None))),
     )

@@ -1,4 +1,4 @@
-//! How a batch that the server refuses is cut until the culprits are alone.
+//! How a batch or a load that the database refuses is cut until the culprits are alone.
 //!
 //! **Problem.** A statement fails as a whole for one row. Halving finds the culprits, but where every row is refused it
 //! would send twice as many statements as there are rows; and whoever stops early must not forget rows that would go
@@ -17,11 +17,11 @@ use std::collections::VecDeque;
 const ALIKE_MAX: usize = 8;
 
 /// Rows that are sent together.
-pub(super) type Part = Vec<usize>;
+pub(crate) type Part = Vec<usize>;
 
 /// The parts of a batch that have no outcome yet.
 #[derive(Debug)]
-pub(super) struct Cuts {
+pub(crate) struct Cuts {
     /// To be sent next; the last one first.
     pending: Vec<Part>,
     /// Refused as a whole; the smallest one last.
@@ -33,7 +33,7 @@ pub(super) struct Cuts {
 
 /// What follows from a refusal.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Its parts are sent next.
     Cut,
     /// These rows fail: the one that was refused alone, or with it all that are left.
@@ -42,7 +42,7 @@ pub(super) enum Verdict {
 
 impl Cuts {
     /// A batch in one part.
-    pub(super) fn of(rows: Part) -> Self {
+    pub(crate) fn of(rows: Part) -> Self {
         Self {
             pending: vec![rows],
             refused: VecDeque::new(),
@@ -52,7 +52,7 @@ impl Cuts {
     }
 
     /// The next part to send.
-    pub(super) fn next(&mut self) -> Option<Part> {
+    pub(crate) fn next(&mut self) -> Option<Part> {
         loop {
             if let Some(part) = self.pending.pop() {
                 if part.is_empty() {
@@ -80,12 +80,12 @@ impl Cuts {
     }
 
     /// A part was answered. `applied` says whether any row of it was changed.
-    pub(super) fn answered(&mut self, applied: bool) {
+    pub(crate) fn answered(&mut self, applied: bool) {
         self.applied |= applied;
     }
 
     /// A part was refused. Without an SQLSTATE that could hold for all rows nothing is concluded for others.
-    pub(super) fn refused(&mut self, part: Part, code: Option<&str>) -> Verdict {
+    pub(crate) fn refused(&mut self, part: Part, code: Option<&str>) -> Verdict {
         if part.len() > 1 {
             self.refused.push_back(part);
             return Verdict::Cut;
@@ -102,16 +102,16 @@ impl Cuts {
     }
 
     /// Sends these rows once more, together.
-    pub(super) fn again(&mut self, part: Part) {
+    pub(crate) fn again(&mut self, part: Part) {
         self.pending.push(part);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.pending.iter().all(Vec::is_empty) && self.refused.is_empty()
     }
 
     /// All rows that have no outcome yet.
-    pub(super) fn take_rest(&mut self) -> Part {
+    pub(crate) fn take_rest(&mut self) -> Part {
         let pending = std::mem::take(&mut self.pending);
         let refused = std::mem::take(&mut self.refused);
         pending.into_iter().chain(refused).flatten().collect()
