@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use user_state_runtime::testkit::PostgresServer;
 use user_state_store::{
-    ConnectOptions, DurableStateStore, FeedSettings, PersistenceId, PostgresStore, SliceRange,
+    ConnectOptions, FeedSettings, PersistenceId, PostgresStore, SliceRange,
     StateChange, StoreError, TimestampOffset, WriteOutcome, changes_by_slices, migrate,
 };
 
