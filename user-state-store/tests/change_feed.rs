@@ -17,8 +17,9 @@ use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
     BATCH_ROWS_MAX, Change, ChangesQuery, DurableStateStore, FeedSettings, Manifest,
-    PAGE_BYTES_MAX, PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange, SqliteStore, StateChange, StoreError, StoreSettings, StoredState, Tags,
-    TimestampOffset, Write, WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
+    PAGE_BYTES_MAX, PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange,
+    SqliteStore, StateChange, StoreError, StoreSettings, StoredState, Tags, TimestampOffset, Write,
+    WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
     current_persistence_ids,
 };
 
@@ -234,7 +235,10 @@ async fn rows_before_an_unreadable_one_come_and_the_error_says_how_to_go_on() ->
         let id = &unreadable.row.persistence_id;
         assert_eq!(id.as_str(), "user-3", "{damage}");
         assert_eq!(unreadable.row.slice, id.slice());
-        assert_eq!(unreadable.row.db_timestamp, whole[3].state.db_timestamp, "{damage}");
+        assert_eq!(
+            unreadable.row.db_timestamp, whole[3].state.db_timestamp,
+            "{damage}"
+        );
         let rest = feed(&store, "", unreadable.behind).await?;
         assert_eq!(rest, whole[4..], "{damage}");
         let saved = &whole[3].state;
@@ -277,7 +281,10 @@ async fn a_page_holds_eight_mebibytes_of_payload_or_one_row() -> TestResult {
         }
     }
     assert_eq!(reached, 60);
-    assert_eq!(feed(&store, "", TimestampOffset::default()).await?.len(), 60);
+    assert_eq!(
+        feed(&store, "", TimestampOffset::default()).await?.len(),
+        60
+    );
     Ok(())
 }
 

@@ -48,7 +48,13 @@ fn live(
         ..FeedSettings::default()
     };
     let store = Arc::clone(store);
-    Ok(changes_by_slices(store, "", SliceRange::ALL, offset, settings)?)
+    Ok(changes_by_slices(
+        store,
+        "",
+        SliceRange::ALL,
+        offset,
+        settings,
+    )?)
 }
 
 async fn next(
@@ -62,8 +68,8 @@ async fn next(
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_rows_of_one_instant_come_once_each_and_a_feed_goes_on_inside_it() -> Outcome
-{
+async fn a_hundred_thousand_rows_of_one_instant_come_once_each_and_a_feed_goes_on_inside_it()
+-> Outcome {
     const ROWS: usize = 100_000;
     let database = Database::migrated().await?;
     database
@@ -92,8 +98,11 @@ async fn a_hundred_thousand_rows_of_one_instant_come_once_each_and_a_feed_goes_o
     assert_eq!(rest.last(), changes.last());
 
     let feed = live(&store, TimestampOffset::default())?;
-    let told: BTreeSet<_> = timeout(PATIENCE, feed.take(ROWS).map_ok(|change| key(&change)).try_collect())
-        .await??;
+    let told: BTreeSet<_> = timeout(
+        PATIENCE,
+        feed.take(ROWS).map_ok(|change| key(&change)).try_collect(),
+    )
+    .await??;
     assert_eq!(told.len(), ROWS);
     Ok(())
 }
@@ -155,7 +164,11 @@ async fn a_row_that_the_server_cannot_give_is_named_behind_the_rows_before_it() 
     let mut told = BTreeSet::new();
     // Looking back tells again what was before the offset.
     while !told.contains("user-9") {
-        told.insert(next(&mut feed).await?.map_err(|_| "it was not passed over")?);
+        told.insert(
+            next(&mut feed)
+                .await?
+                .map_err(|_| "it was not passed over")?,
+        );
     }
     assert!(!told.contains("user-5"));
     store.close().await;
@@ -200,8 +213,14 @@ async fn a_row_that_cannot_be_decoded_is_an_error_until_it_is_fixed() -> Outcome
 async fn a_page_holds_eight_mebibytes_of_payload_however_they_are_stored() -> Outcome {
     const BYTES: usize = 900 * 1024;
     for (column, value) in [
-        (PayloadColumn::Bytea, "convert_to(repeat('x', 921600), 'UTF8')"),
-        (PayloadColumn::Json, "('\"' || repeat('x', 921598) || '\"')::json"),
+        (
+            PayloadColumn::Bytea,
+            "convert_to(repeat('x', 921600), 'UTF8')",
+        ),
+        (
+            PayloadColumn::Json,
+            "('\"' || repeat('x', 921598) || '\"')::json",
+        ),
     ] {
         let database = Database::empty().await?;
         let mut options = ConnectOptions::parse(database.url())?;
@@ -236,15 +255,11 @@ async fn a_page_holds_eight_mebibytes_of_payload_however_they_are_stored() -> Ou
             }
         }
         assert_eq!(reached, 100);
-        let all: Vec<_> = current_changes_by_slices(
-            &store,
-            "",
-            SliceRange::ALL,
-            TimestampOffset::default(),
-        )
-        .map_ok(|change| change.state.db_timestamp.timestamp())
-        .try_collect()
-        .await?;
+        let all: Vec<_> =
+            current_changes_by_slices(&store, "", SliceRange::ALL, TimestampOffset::default())
+                .map_ok(|change| change.state.db_timestamp.timestamp())
+                .try_collect()
+                .await?;
         assert!(all.into_iter().eq(1..=100));
         store.close().await;
     }

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use user_state_runtime::testkit::PostgresServer;
 use user_state_store::{
-    ConnectOptions, FeedSettings, PersistenceId, PostgresStore, SliceRange,
-    StateChange, StoreError, TimestampOffset, WriteOutcome, changes_by_slices, migrate,
+    ConnectOptions, FeedSettings, PersistenceId, PostgresStore, SliceRange, StateChange,
+    StoreError, TimestampOffset, WriteOutcome, changes_by_slices, migrate,
 };
 
 /// Far beyond what a slow machine needs.

@@ -210,7 +210,10 @@ async fn a_page_looks_at_no_more_rows_than_it_may_and_says_where_the_next_row_is
     assert_eq!((page.states.len(), page.end), (0, PageEnd::Before(at(101))));
     bounded.to = Some(at(151));
     let page = store.changes(&bounded).await?;
-    assert_eq!((page.states.len(), page.end), (50, PageEnd::Before(at(151))));
+    assert_eq!(
+        (page.states.len(), page.end),
+        (50, PageEnd::Before(at(151)))
+    );
     bounded.to = Some(at(251));
     let page = store.changes(&bounded).await?;
     assert_eq!(page.states.len(), 100);

@@ -245,17 +245,18 @@ mod tests {
         assert_eq!(second.from, at(10));
         assert_eq!(second.after, Some(RowKey::of(&state("d", 1, 10))));
         let second = [("e", 1, 10)];
-        assert_eq!(
-            names(&told(&mut feed, &second, PageEnd::Complete)),
-            ["e"]
-        );
+        assert_eq!(names(&told(&mut feed, &second, PageEnd::Complete)), ["e"]);
         assert_eq!(feed.next_query(), Ok(None));
     }
 
     #[test]
     fn only_a_complete_page_ends_the_feed() {
         let mut feed = feed(TimestampOffset::default());
-        for end in [PageEnd::Crowded, PageEnd::Before(at(50)), behind("a", 1, 60)] {
+        for end in [
+            PageEnd::Crowded,
+            PageEnd::Before(at(50)),
+            behind("a", 1, 60),
+        ] {
             assert!(feed.on_page(page(&[], end)).is_empty());
             assert!(feed.next_query().unwrap().is_some());
         }

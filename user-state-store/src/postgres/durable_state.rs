@@ -13,9 +13,9 @@ mod row;
 mod update;
 mod write;
 
+pub(super) use changes::changes;
 #[cfg(test)]
 pub(super) use changes::{SELECT_CHANGES, SELECT_FIRST_CHANGE};
-pub(super) use changes::changes;
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 #[cfg(test)]

@@ -378,10 +378,7 @@ impl Core {
     }
 
     fn on_forward(&mut self, page: ChangesPage, now: Instant) -> Reading {
-        let (from, is_whole) = (
-            self.forward.scan.from(),
-            self.forward.scan.begins_whole(),
-        );
+        let (from, is_whole) = (self.forward.scan.from(), self.forward.scan.begins_whole());
         let settles = self.settled > from
             || (self.settled == from && self.forward.begun_inside != Some(from));
         let database_now = page.until;
@@ -395,12 +392,13 @@ impl Core {
                 withheld |= !self.memory.knows(id, at, revision);
             } else if self.forward.read.see(id, at, revision) {
                 taken += 1;
-                self.ready.push_back(if self.memory.knows(id, at, revision) {
-                    Ready::Told(state.persistence_id, at, revision)
-                } else {
-                    self.memory.note(id.clone(), at, revision);
-                    Ready::InTurn(state)
-                });
+                self.ready
+                    .push_back(if self.memory.knows(id, at, revision) {
+                        Ready::Told(state.persistence_id, at, revision)
+                    } else {
+                        self.memory.note(id.clone(), at, revision);
+                        Ready::InTurn(state)
+                    });
             }
         }
         let mut reading = Reading::GoesOn;

@@ -4,7 +4,7 @@
 //! Seeds are fixed.
 
 use super::*;
-use crate::changes::{RowKey, UnreadableRow};
+use crate::changes::UnreadableRow;
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
@@ -46,7 +46,10 @@ struct Table {
 
 impl Table {
     fn of(times: &[i64]) -> Self {
-        let mut rows: Vec<_> = (0..).zip(times).map(|(number, time)| row(number, *time)).collect();
+        let mut rows: Vec<_> = (0..)
+            .zip(times)
+            .map(|(number, time)| row(number, *time))
+            .collect();
         rows.sort_by_key(place);
         Self {
             rows,
@@ -134,7 +137,8 @@ fn times(dice: &mut Dice) -> Vec<i64> {
     let mut times = Vec::new();
     let mut now = 1 + dice.below(1_000_000_000_000_000);
     while times.len() < 2_000 {
-        let step = [0, 1, 7, 1_000, 1_000_000, 3_600_000_000][usize::try_from(dice.below(6)).unwrap()];
+        let step =
+            [0, 1, 7, 1_000, 1_000_000, 3_600_000_000][usize::try_from(dice.below(6)).unwrap()];
         let batch = [1, 1, 16, 100][usize::try_from(dice.below(4)).unwrap()];
         for _ in 0..dice.below(300) {
             times.extend(std::iter::repeat_n(now, batch));
@@ -167,7 +171,9 @@ fn every_row_comes_once_and_in_order_whatever_lies_where() {
 #[test]
 fn what_is_asked_and_looked_at_follows_the_rows_and_not_what_lies_behind() {
     let even = |step: i64, rows: i64| -> Vec<i64> {
-        (0..rows).map(|row| 1_000_000_000_000 + row * step).collect()
+        (0..rows)
+            .map(|row| 1_000_000_000_000 + row * step)
+            .collect()
     };
     for step in [1, 1_000, 60_000_000, 3_600_000_000] {
         for rows in [100, 1_000, 10_000] {

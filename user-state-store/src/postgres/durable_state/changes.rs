@@ -192,7 +192,12 @@ impl Page<'_> {
             .bind(query.to.map(|to| to.max(EARLIEST)))
             .bind(query.until.map(|until| until.max(EARLIEST)))
             .bind(query.after.as_ref().map(|after| after.revision))
-            .bind(query.after.as_ref().map(|after| after.persistence_id.as_str()))
+            .bind(
+                query
+                    .after
+                    .as_ref()
+                    .map(|after| after.persistence_id.as_str()),
+            )
             .bind(query.rows_max.map(|max| bound(max.get())))
             .bind(bound(self.settings.payload_bytes_max))
             .bind(bound(query.limit.get()))
@@ -294,9 +299,7 @@ impl Read {
     }
 
     fn page(self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
-        let until = self
-            .until
-            .ok_or(StoreError::Unavailable(Cause::Protocol))?;
+        let until = self.until.ok_or(StoreError::Unavailable(Cause::Protocol))?;
         Ok(query.page(self.states, self.unreadable, self.rows, self.next, until))
     }
 }

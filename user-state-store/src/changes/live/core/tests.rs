@@ -507,7 +507,7 @@ fn rows_before_an_unreadable_one_are_told_and_it_is_reported_with_a_growing_dela
                 break;
             }
         }
-        assert_eq!(items(&mut core), [stuck.clone()]);
+        assert_eq!(items(&mut core), std::slice::from_ref(&stuck));
     }
     moment += Duration::from_secs(1);
     read(&mut core, moment).ok_or("it tries again")?;
@@ -623,7 +623,13 @@ impl World {
             states.clear();
         }
         states.truncate(query.limit.get());
-        query.page(states, None, rows, next.filter(|_| rows < query.few()), until)
+        query.page(
+            states,
+            None,
+            rows,
+            next.filter(|_| rows < query.few()),
+            until,
+        )
     }
 
     /// Begins a transaction that commits after a while, unless the row is locked.
