@@ -215,7 +215,6 @@ async fn rows_before_an_unreadable_one_come_and_the_error_says_how_to_go_on() ->
         "revision = 'text'",
         "db_timestamp = db_timestamp + 0.5",
         "tags = 'no list'",
-        "state_ser_manifest = x'ff'",
         "state_payload = zeroblob(5000000)",
     ] {
         execute(
