@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     StartUp,
     /// Writes by the batch, while somebody else holds the rows of so many other users locked.
     Held { rows: usize },
+    /// Nothing: every user's latest state is read in the order of its time.
+    Feed,
 }
 
 /// The users of most works.
@@ -41,6 +43,12 @@ const USERS: usize = 100_000;
 
 /// The users of works about memory.
 const MEMORY_USERS: usize = 1_000_000;
+
+/// The users of `huge-feed`.
+const HUGE_FEED_USERS: usize = 10_000_000;
+
+/// The work that takes minutes, and is done only if it is named.
+const HUGE_FEED: &str = "huge-feed";
 
 /// The users of `hot`.
 const HOT_USERS: usize = 100;
@@ -78,7 +86,7 @@ const QUICK: [&str; 7] = [
 impl Case {
     const fn new(work: &'static str, kind: Kind, callers: usize, users: usize) -> Self {
         let population = match kind {
-            Kind::Passivate | Kind::Memory => users,
+            Kind::Passivate | Kind::Memory | Kind::Feed => users,
             _ if users > USERS => users,
             _ => USERS,
         };
@@ -127,6 +135,9 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new("start-up", Kind::StartUp, 1, USERS),
         Case::new("memory", Kind::Memory, 0, MEMORY_USERS),
         Case::new("passivate", Kind::Passivate, 0, MEMORY_USERS),
+        Case::new("feed", Kind::Feed, 0, USERS),
+        Case::new("feed", Kind::Feed, 0, MEMORY_USERS),
+        Case::new(HUGE_FEED, Kind::Feed, 0, HUGE_FEED_USERS),
     ];
     for (work, rows) in [
         ("held-1", 1),
@@ -167,7 +178,9 @@ pub(crate) fn chosen(names: &[String], quick: bool, users_max: usize) -> Result<
             .flat_map(|name| all.iter().filter(|case| case.work == *name).copied())
             .collect()
     } else {
-        all
+        all.into_iter()
+            .filter(|case| case.work != HUGE_FEED)
+            .collect()
     };
     let mut cases: Vec<Case> = cases
         .into_iter()
@@ -222,6 +235,13 @@ mod tests {
             .map(|case| (case.users, case.population))
             .collect();
         assert_eq!(users, [(1_000, 1_000), (5_000, 5_000)]);
+    }
+
+    #[test]
+    fn what_takes_minutes_is_done_only_if_it_is_named() {
+        assert!(!works(&chosen(&[], false, usize::MAX).unwrap()).contains(&HUGE_FEED));
+        let named = chosen(&[HUGE_FEED.to_owned()], false, usize::MAX).unwrap();
+        assert_eq!(works(&named), [HUGE_FEED]);
     }
 
     #[test]

@@ -109,6 +109,14 @@ impl Measured {
         }
     }
 
+    /// The figures of a read of so many rows.
+    pub(crate) fn of_rows(rows: u64, elapsed: Duration) -> Self {
+        Self {
+            per_second: Some(statistics::float(rows) / elapsed.as_secs_f64()),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn with(mut self, name: &str, figure: f64) -> Self {
         self.extras.insert(name.to_owned(), figure);
         self

@@ -44,6 +44,7 @@ pub(crate) enum Task {
     Memory,
     Latency,
     StartUp,
+    Feed,
 }
 
 /// An answer: figures, or why there are none.
@@ -72,6 +73,7 @@ impl Request {
             Kind::Memory => (Task::Memory, 0),
             Kind::Latency { percent } => (Task::Latency, percent),
             Kind::StartUp => (Task::StartUp, 0),
+            Kind::Feed => (Task::Feed, 0),
         };
         Self {
             work,

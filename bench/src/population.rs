@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use cqrs_es::{Aggregate as _, DomainEvent as _};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use user_state_domain::UserState;
@@ -61,6 +61,8 @@ CREATE TABLE snapshots (
 pub(crate) enum Tables {
     /// Those of Apache Pekko Persistence R2DBC.
     DurableState,
+    /// The same, with a batch of users every few milliseconds.
+    DurableStateInTime,
     /// Those of postgres-es.
     EventsAndSnapshots,
 }
@@ -94,7 +96,7 @@ impl Row {
         })
     }
 
-    fn line(&self, line: &mut String) -> std::fmt::Result {
+    fn line(&self, at: DateTime<Utc>, line: &mut String) -> std::fmt::Result {
         let Self {
             persistence_id,
             payload,
@@ -107,7 +109,7 @@ impl Row {
             persistence_id.slice().get(),
             persistence_id.entity_type(),
             persistence_id.as_str(),
-            beginning().to_rfc3339(),
+            at.to_rfc3339(),
             payload.serializer_id,
             payload.manifest,
         )?;
@@ -124,11 +126,15 @@ pub(crate) async fn create(url: &str, tables: Tables, users: usize) -> Result<()
         .await
         .map_err(|error| failed(&error))?;
     match tables {
-        Tables::DurableState => {
+        Tables::DurableState | Tables::DurableStateInTime => {
             migrate(&ConnectOptions::parse(url)?).await?;
             copy(&mut connection, COPY_STATES, users, |number, lines| {
                 let row = Row::new(number)?;
-                row.line(lines)
+                let at = match tables {
+                    Tables::DurableStateInTime => batch_time(number),
+                    _ => beginning(),
+                };
+                row.line(at, lines)
                     .map_err(|error| Failure::new(1, error.to_string()))
             })
             .await?;
@@ -151,7 +157,7 @@ pub(crate) async fn create(url: &str, tables: Tables, users: usize) -> Result<()
 /// Clears away dead rows, so that every measurement finds its tables alike.
 pub(crate) async fn settle(connection: &mut PgConnection, tables: Tables) -> Result<(), Failure> {
     let settled = connection.execute(match tables {
-        Tables::DurableState => "VACUUM durable_state",
+        Tables::DurableState | Tables::DurableStateInTime => "VACUUM durable_state",
         Tables::EventsAndSnapshots => "VACUUM events, snapshots",
     });
     settled.await.map(drop).map_err(|error| failed(&error))
@@ -225,6 +231,12 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
 fn beginning() -> DateTime<Utc> {
     const BEGINNING: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_123_456_000);
     BEGINNING
+}
+
+/// When a user was written who is one of a batch of 100, a batch every 5 ms.
+fn batch_time(number: usize) -> DateTime<Utc> {
+    let batch = i64::try_from(number / 100).unwrap_or_default();
+    beginning() + TimeDelta::milliseconds(batch * 5)
 }
 
 fn failed(error: &sqlx::Error) -> Failure {

@@ -119,12 +119,15 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     /// One page of the latest states of a slice range, oldest first.
     ///
     /// # Contract
-    /// As Pekko's `currentChangesBySlices`: ordered by `db_timestamp`, then revision; only the latest revision of
-    /// each entity; marks of deletion included. See [`ChangesQuery`].
+    /// As Pekko's `currentChangesBySlices`: ordered by `db_timestamp`, then revision, and rows that share both by their
+    /// persistence id; only the latest revision of each entity; marks of deletion included. A page has at most
+    /// [`ChangesQuery::limit`] rows and [`PAGE_BYTES_MAX`](crate::PAGE_BYTES_MAX) bytes of payload, or one row, and says how
+    /// far it reaches: following [`ChangesPage::end`] reaches every row. A page ends before a row that cannot be read and
+    /// names it ([`PageEnd::Unreadable`](crate::PageEnd::Unreadable)); a row is never left out. With
+    /// [`ChangesQuery::rows_max`] the cost of a page does not depend on what lies behind it.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`]; [`StoreError::Corrupt`] where a row of the page
-    /// cannot be read, since a page without it would lose the change.
+    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`].
     ///
     /// # Cancel safety
     /// Dropping the future loses the answer and nothing else.

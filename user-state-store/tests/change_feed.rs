@@ -18,8 +18,9 @@ use tempfile::TempDir;
 use user_state_store::{
     BATCH_ROWS_MAX, Change, ChangesQuery, DurableStateStore, FeedSettings, Manifest,
     PAGE_BYTES_MAX, PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange,
-    SqliteStore, StateChange, StoreError, StoreSettings, Tags, TimestampOffset, Write, WriteBatch,
-    WriteOutcome, changes_by_slices, current_changes_by_slices, current_persistence_ids,
+    SqliteStore, StateChange, StoreError, StoreSettings, StoredState, Tags, TimestampOffset, Write,
+    WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
+    current_persistence_ids,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -77,6 +78,10 @@ async fn feed(
     current_changes_by_slices(store, entity_type, SliceRange::ALL, offset)
         .try_collect()
         .await
+}
+
+fn states(changes: &[StateChange]) -> impl Iterator<Item = &StoredState> {
+    changes.iter().map(|change| &change.state)
 }
 
 fn latest(changes: &[StateChange]) -> BTreeMap<PersistenceId, Revision> {
@@ -184,7 +189,8 @@ async fn an_instant_of_any_size_comes_whole_and_in_order() -> TestResult {
     let middle = &changes[ROWS / 2];
     assert_eq!(middle.offset.seen.len(), ROWS / 2 + 1);
     let rest = feed(&store, "", middle.offset.clone()).await?;
-    assert_eq!(rest, changes[ROWS / 2 + 1..]);
+    assert!(states(&rest).eq(states(&changes[ROWS / 2 + 1..])));
+    assert_eq!(rest.last(), changes.last());
 
     let settings = FeedSettings::default();
     let start = TimestampOffset::default();
@@ -204,12 +210,11 @@ async fn rows_before_an_unreadable_one_come_and_the_error_says_how_to_go_on() ->
     }
     let whole = feed(&store, "", TimestampOffset::default()).await?;
     for damage in [
-        "state_payload = 'text'",
+        "state_payload = 5",
         "revision = -1",
         "revision = 'text'",
         "db_timestamp = db_timestamp + 0.5",
         "tags = 'no list'",
-        "state_ser_manifest = x'ff'",
         "state_payload = zeroblob(5000000)",
     ] {
         execute(

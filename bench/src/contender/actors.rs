@@ -178,6 +178,7 @@ impl System for Actors {
     fn not_run(&self, case: &Case) -> Option<String> {
         match case.kind {
             Kind::Passivate => Some("its actors do not leave memory by themselves".to_owned()),
+            Kind::Feed => Some("it has no feed".to_owned()),
             _ => None,
         }
     }

@@ -32,7 +32,7 @@ impl System for Idling {
 
     fn not_run(&self, case: &Case) -> Option<String> {
         match case.kind {
-            Kind::Memory | Kind::Passivate | Kind::StartUp => {
+            Kind::Memory | Kind::Passivate | Kind::StartUp | Kind::Feed => {
                 Some("no callers are part of this work".to_owned())
             }
             // At a part of the rate of callers that wait for nothing.

@@ -44,6 +44,11 @@ pub(crate) trait System: Send + Sync + Sized + 'static {
         users: usize,
     ) -> impl Future<Output = Result<Self::Target, Failure>> + Send;
 
+    /// Reads every user's latest state in the order of its time; how many there were.
+    fn feed(&self, _url: &str) -> impl Future<Output = Result<u64, Failure>> + Send {
+        async { Err(Failure::usage("it has no feed")) }
+    }
+
     /// Does what is done in a process of its own, which this is.
     fn answer(&self, request: &Request) -> impl Future<Output = Result<Measured, Failure>> + Send {
         async move {
@@ -97,6 +102,10 @@ impl<S: System> Callers<S> {
     async fn url(&self, case: &Case, world: &mut World) -> Result<String, Failure> {
         match self.system.tables() {
             Some(tables) => {
+                let tables = match case.kind {
+                    Kind::Feed => Tables::DurableStateInTime,
+                    _ => tables,
+                };
                 let wanted = database_of(self.system.name(), tables, case);
                 world.databases.settled(&wanted).await
             }
@@ -182,6 +191,11 @@ impl<S: System> Contender for Callers<S> {
                 // Two of them on one database would take turns at its rows.
                 self.rest().await;
                 self.recover(case, &url, timing).await
+            }
+            Kind::Feed => {
+                let start = Instant::now();
+                let rows = self.system.feed(&url).await?;
+                Ok(Measured::of_rows(rows, start.elapsed()))
             }
             Kind::Latency { percent } => self.latency(case, &url, percent, world).await,
             Kind::Write | Kind::Mix | Kind::Read | Kind::Held { .. } => {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use user_state_domain::{UserCommand, UserState};
 use user_state_runtime::{EntityRef, ExecuteError, RequestError, Runtime, Settings};
-use user_state_store::DurableStateStore;
+use user_state_store::{
+    DurableStateStore, SliceRange, TimestampOffset, current_changes_by_slices,
+};
 
 use crate::case::{Case, Kind};
 use crate::contender::{System, live};
@@ -54,7 +57,8 @@ impl System for UserStates {
             | Kind::Passivate
             | Kind::Memory
             | Kind::Latency { .. }
-            | Kind::StartUp => None,
+            | Kind::StartUp
+            | Kind::Feed => None,
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),
         }
     }
@@ -73,6 +77,23 @@ impl System for UserStates {
             runtime,
             users,
         })
+    }
+
+    async fn feed(&self, url: &str) -> Result<u64, Failure> {
+        let store = open::open(url).await?;
+        let start = TimestampOffset::default();
+        let rows = {
+            let feed = current_changes_by_slices(&*store, "", SliceRange::ALL, start);
+            let mut feed = std::pin::pin!(feed);
+            let mut rows = 0;
+            while let Some(change) = feed.next().await {
+                change.map_err(|error| Failure::new(1, with_causes(&error)))?;
+                rows += 1;
+            }
+            rows
+        };
+        store.close().await;
+        Ok(rows)
     }
 
     async fn answer(&self, request: &Request) -> Result<Measured, Failure> {

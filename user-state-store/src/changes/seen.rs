@@ -107,7 +107,14 @@ impl FromIterator<Entry> for Seen {
 
 impl PartialEq for Seen {
     fn eq(&self, other: &Self) -> bool {
-        self.first.is_some() == other.first.is_some() && self.to_map() == other.to_map()
+        let shares = match (&self.more, &other.more) {
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
+            (own, other) => own.is_none() && other.is_none(),
+        };
+        if shares && self.more_len == other.more_len {
+            return self.first == other.first;
+        }
+        self.to_map() == other.to_map()
     }
 }
 

@@ -288,6 +288,8 @@ macro_rules! conformance_tests {
             feeds::changes_are_those_of_the_entity_type_and_slices_asked_for;
             feeds::a_page_of_changes_begins_at_from_and_ends_before_until;
             feeds::following_the_pages_of_changes_reaches_every_row;
+            feeds::pages_go_on_inside_an_instant;
+            feeds::a_bounded_page_says_how_far_it_reaches;
             feeds::marks_are_changes_and_erased_rows_are_none;
             feeds::following_the_pages_of_ids_reaches_each_id_once;
             feeds::marked_entities_keep_their_id_and_erased_ones_do_not;

@@ -1,16 +1,35 @@
-//! `raw-select`: the store's SELECT of many rows in a loop. The ceiling of recovery.
+//! `raw-select`: the store's SELECT of many rows in a loop, the ceiling of recovery; one SELECT of all rows, the ceiling of
+//! a feed.
 
 use std::sync::Mutex;
 
+use futures_util::TryStreamExt as _;
+use sqlx::ConnectOptions as _;
+use tokio::time::Instant;
+
 use super::{
-    Arc, BATCH_ROWS_MAX, Case, Contender, Failure, Kept, Kind, Measured, PgConnection, Table,
-    Timing, World, async_trait, cores, lanes,
+    Arc, BATCH_ROWS_MAX, Case, Contender, Failure, Kept, Kind, Measured, PgConnectOptions,
+    PgConnection, Table, Tables, Timing, World, async_trait, cores, database_of, failed, lanes,
 };
 use crate::contender::statements::SELECT_MANY;
 use crate::load::Reason;
 
 /// How many loads the runtime has on their way by default: four for each shard, which has two cores.
 const LOADS_PER_CORE: usize = 2;
+
+/// Everything that a feed reads of a row.
+const SELECT_ALL: &str = "\
+SELECT
+  persistence_id,
+  slice,
+  entity_type,
+  revision,
+  db_timestamp,
+  state_ser_id,
+  state_ser_manifest,
+  CASE WHEN octet_length(state_payload) <= $1 THEN state_payload END AS state_payload,
+  tags
+FROM durable_state";
 
 /// A payload limit as the store's, which is part of its statement.
 const PAYLOAD_BYTES_MAX: i64 = 1_024 * 1_024;
@@ -35,12 +54,15 @@ impl Contender for Selects {
 
     fn not_run(&self, case: &Case) -> Option<String> {
         match case.kind {
-            Kind::Recover => None,
-            _ => Some("it only loads many rows at once".to_owned()),
+            Kind::Recover | Kind::Feed => None,
+            _ => Some("it only reads many rows at once".to_owned()),
         }
     }
 
     async fn measure(&mut self, case: &Case, world: &mut World) -> Result<Measured, Failure> {
+        if case.kind == Kind::Feed {
+            return self.feed(case, world).await;
+        }
         let count = (cores() * LOADS_PER_CORE).min(case.callers).max(1);
         let rows = (case.callers / count).clamp(1, BATCH_ROWS_MAX);
         let table = self
@@ -73,6 +95,26 @@ impl Contender for Selects {
 
     async fn rest(&mut self) {
         self.0.rest();
+    }
+}
+
+impl Selects {
+    /// All rows in the order that the server likes best.
+    async fn feed(&self, case: &Case, world: &mut World) -> Result<Measured, Failure> {
+        let wanted = database_of(self.name(), Tables::DurableStateInTime, case);
+        let url = world.databases.settled(&wanted).await?;
+        let connect: PgConnectOptions = url.parse().map_err(|error| failed(&error))?;
+        let connecting = connect.disable_statement_logging().connect().await;
+        let mut connection = connecting.map_err(|error| failed(&error))?;
+        let start = Instant::now();
+        let mut rows = sqlx::query(SELECT_ALL)
+            .bind(PAYLOAD_BYTES_MAX)
+            .fetch(&mut connection);
+        let mut count = 0;
+        while rows.try_next().await.map_err(|error| failed(&error))?.is_some() {
+            count += 1;
+        }
+        Ok(Measured::of_rows(count, start.elapsed()))
     }
 }
 

@@ -418,16 +418,7 @@ impl Core {
             || reached_bound
             || (reading == Reading::GoesOn && self.forward.scan.from() >= bound);
         self.forward.has_caught_up |= caught_up;
-        self.forward.due = caught_up.then(|| {
-            let refresh = self.settings.refresh_interval;
-            now + if withheld {
-                refresh.min(self.settings.behind_current_time)
-            } else if taken > self.limit.get() / 10 {
-                refresh / 2
-            } else {
-                refresh
-            }
-        });
+        self.forward.due = caught_up.then(|| now + self.rest(taken, withheld));
         let covered = if caught_up {
             self.forward.begin_again(self.limit);
             bound
@@ -440,15 +431,7 @@ impl Core {
         } else {
             after(covered, MICROSECOND)
         };
-        // Rows of own writes that were visible to this read need not be looked for.
-        if let Some(span) = self.forward.written_before.as_mut()
-            && (span.first > from || (span.first == from && is_whole))
-        {
-            span.first = span.first.max(visible);
-            if span.first > span.last {
-                self.forward.written_before = None;
-            }
-        }
+        self.forward.forget_written((from, is_whole), visible);
         self.settles_before = None;
         if settles {
             // Nothing was open behind the offset, so this look forward is a look back as well.
@@ -457,6 +440,18 @@ impl Core {
         }
         self.look_back_where_due(database_now);
         reading
+    }
+
+    /// How long to wait before looking forward again.
+    fn rest(&self, taken: usize, withheld: bool) -> Duration {
+        let refresh = self.settings.refresh_interval;
+        if withheld {
+            refresh.min(self.settings.behind_current_time)
+        } else if taken > self.limit.get() / 10 {
+            refresh / 2
+        } else {
+            refresh
+        }
     }
 
     fn on_own(&mut self, page: ChangesPage) -> Reading {
@@ -562,6 +557,19 @@ impl Forward {
     /// of many rows is not read again for each look.
     fn reads_whole_instants(&self, limit: NonZeroUsize) -> bool {
         self.read.seen.len() <= limit.get() / 2
+    }
+
+    /// Rows of own writes that were visible to a read need not be looked for: a read from an instant, of all its rows or
+    /// not, to another one.
+    fn forget_written(&mut self, (from, is_whole): (DateTime<Utc>, bool), to: DateTime<Utc>) {
+        if let Some(span) = self.written_before.as_mut()
+            && (span.first > from || (span.first == from && is_whole))
+        {
+            span.first = span.first.max(to);
+            if span.first > span.last {
+                self.written_before = None;
+            }
+        }
     }
 
     /// The next look begins at the last row that was read.

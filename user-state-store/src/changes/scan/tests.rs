@@ -4,7 +4,7 @@
 //! Seeds are fixed.
 
 use super::*;
-use crate::changes::{RowKey, UnreadableRow};
+use crate::changes::UnreadableRow;
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::{Fixture, TestResult, sample};
-use crate::changes::{ChangesPage, ChangesQuery};
+use crate::changes::{ChangesPage, ChangesQuery, PageEnd, RowKey};
 use crate::persistence_id::PersistenceId;
 use crate::slice::SliceRange;
 use crate::store::{StoredState, StoredValue};
@@ -132,6 +132,69 @@ pub async fn following_the_pages_of_changes_reaches_every_row(fixture: &Fixture)
         states.extend(page.states);
     }
     assert_eq!(states, whole.states);
+    Ok(())
+}
+
+/// Rows of one batch share their time; pages that go on behind their last row reach each of them once, in order.
+pub async fn pages_go_on_inside_an_instant(fixture: &Fixture) -> TestResult {
+    let ids = sample::ids("alike", 40)?;
+    fixture
+        .write(ids.iter().map(sample::create).collect())
+        .await?;
+    let mut reached = Vec::new();
+    let mut query = ChangesQuery {
+        limit: SMALL,
+        ..sample::all_changes("")
+    };
+    loop {
+        let page = fixture.store.changes(&query).await?;
+        assert!(page.states.len() <= SMALL.get());
+        let last = page.states.last().map(RowKey::of);
+        reached.extend(page.states.into_iter().map(|state| state.persistence_id));
+        match page.end {
+            PageEnd::Behind(from, after) => {
+                assert_eq!(Some(&after), last.as_ref());
+                (query.from, query.after) = (from, Some(after));
+            }
+            end => {
+                assert_eq!(end, PageEnd::Complete);
+                break;
+            }
+        }
+        query.until = Some(page.until);
+    }
+    assert_eq!(reached, ids);
+    Ok(())
+}
+
+/// A page that may look at few rows or at a short stretch says how far it got, and nothing is left out.
+pub async fn a_bounded_page_says_how_far_it_reaches(fixture: &Fixture) -> TestResult {
+    let ids = sample::ids("stretched", 20)?;
+    for id in &ids {
+        fixture.apply(sample::create(id)).await?;
+    }
+    let states = all(fixture, "").await?.states;
+    let at = |index: usize| states.get(index).map(|state| state.db_timestamp);
+    let (first, fifth) = at(0).zip(at(4)).ok_or("twenty changes were expected")?;
+    let mut query = ChangesQuery {
+        rows_max: Some(SMALL),
+        ..sample::all_changes("")
+    };
+    let page = fixture.store.changes(&query).await?;
+    assert_eq!((page.states.len(), page.end), (0, PageEnd::Crowded));
+    query.to = Some(first - chrono::TimeDelta::hours(1));
+    let page = fixture.store.changes(&query).await?;
+    assert_eq!((page.states.len(), page.end), (0, PageEnd::Before(first)));
+    query.to = Some(fifth);
+    let page = fixture.store.changes(&query).await?;
+    assert_eq!(page.states.as_slice(), states.get(..4).unwrap_or_default());
+    assert_eq!(page.end, PageEnd::Before(fifth));
+    query.to = None;
+    query.from = fifth;
+    query.rows_max = None;
+    let page = fixture.store.changes(&query).await?;
+    assert_eq!(page.states.as_slice(), states.get(4..).unwrap_or_default());
+    assert_eq!(page.end, PageEnd::Complete);
     Ok(())
 }
 

@@ -507,7 +507,7 @@ fn rows_before_an_unreadable_one_are_told_and_it_is_reported_with_a_growing_dela
                 break;
             }
         }
-        assert_eq!(items(&mut core), [stuck.clone()]);
+        assert_eq!(items(&mut core), std::slice::from_ref(&stuck));
     }
     moment += Duration::from_secs(1);
     read(&mut core, moment).ok_or("it tries again")?;
