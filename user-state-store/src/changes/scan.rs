@@ -25,6 +25,10 @@ const MICROSECOND: i64 = 1;
 /// By how much stretches grow while they are nearly empty, and shrink while they hold too much.
 const FACTOR: i64 = 16;
 
+/// How many times the usual rows a page may have inside one instant. The index says nothing of the order there, so each
+/// page looks at all that is left of the instant; the page's bytes remain the bound.
+const IN_ONE_INSTANT: usize = 32;
+
 /// A place in the order of all changes, and how to go on from it.
 #[derive(Debug, Clone)]
 pub(super) struct Scan {
@@ -34,7 +38,7 @@ pub(super) struct Scan {
     length: Option<i64>,
     /// Whether the instant `from` has more rows than may be looked at for one page.
     in_one_instant: bool,
-    /// The rows of the next page, fewer than `limit` while payloads are large.
+    /// The rows of the next page: fewer than `limit` while payloads are large, more inside one instant.
     rows: usize,
     limit: NonZeroUsize,
 }
@@ -117,9 +121,9 @@ impl Scan {
                 self.in_one_instant = false;
             }
             PageEnd::Behind(at, key) => {
-                // Fewer rows than were asked for: they were large. The next page may be twice as long.
-                self.rows = (rows.max(1) * 2).min(self.limit.get());
                 self.go_behind(*at, key.clone());
+                // Fewer rows than were asked for: they were large. The next page may be twice as long.
+                self.rows = rows.max(1).saturating_mul(2).min(self.rows_max());
             }
             PageEnd::Crowded => self.shrink(page.until),
             PageEnd::Unreadable(_) => {
@@ -147,10 +151,11 @@ impl Scan {
     }
 
     fn grow(&mut self, rows: usize) {
-        self.rows = self.rows.saturating_mul(2).min(self.limit.get());
         if self.in_one_instant {
+            self.rows = self.rows.min(self.limit.get());
             return;
         }
+        self.rows = self.rows.saturating_mul(2).min(self.limit.get());
         let limit = self.limit.get();
         let factor = if rows < limit / 16 {
             FACTOR
@@ -162,6 +167,14 @@ impl Scan {
             1
         };
         self.length = self.length.and_then(|length| length.checked_mul(factor));
+    }
+
+    const fn rows_max(&self) -> usize {
+        if self.in_one_instant {
+            self.limit.get().saturating_mul(IN_ONE_INSTANT)
+        } else {
+            self.limit.get()
+        }
     }
 
     fn shrink(&mut self, until: DateTime<Utc>) {
