@@ -29,6 +29,9 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// How long a table that was found held is taken to be: until the next question, on a busy machine, too.
 const TABLE_HELD_FOR: Duration = Duration::from_millis(500);
 
+/// How long further held rows are expected after one was found.
+const WARY_FOR: Duration = Duration::from_millis(500);
+
 /// How many rows are remembered as held; a row beyond them is found out by its batch again.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -52,6 +55,8 @@ struct State {
     /// Until when the whole table is taken to be held. Each question that finds it held moves this on.
     table_held_until: Option<Instant>,
     held: HashSet<PersistenceId>,
+    /// Until when further held rows are expected.
+    wary_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -114,11 +119,22 @@ impl Desk {
 
     /// This row was found held.
     pub(super) fn remember(&self, id: &PersistenceId) {
-        let held = &mut self.state().held;
-        if held.len() < REMEMBERED_MAX {
-            held.insert(id.clone());
+        let mut state = self.state();
+        if state.held.len() < REMEMBERED_MAX && state.held.insert(id.clone()) {
+            state.wary_until = Some(Instant::now() + WARY_FOR);
             self.in_use.store(true, Ordering::Release);
         }
+    }
+
+    /// Whether a held row was found just now that nobody knew of: there may be more of them, and each would keep a batch
+    /// waiting once.
+    pub(super) fn is_wary(&self) -> bool {
+        if !self.in_use.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut state = self.state();
+        state.wary_until.take_if(|until| *until <= Instant::now());
+        state.wary_until.is_some()
     }
 
     /// This row is held no more, or was written.

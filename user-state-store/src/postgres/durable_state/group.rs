@@ -33,6 +33,8 @@ const LOOKED_IN_VAIN_MAX: u32 = 2;
 pub(super) enum Way {
     /// It waits for them, as long as the session's lock time-out allows.
     Usual,
+    /// It leaves them out, and looks for them at once: more of them are expected than usual.
+    Wary,
     /// It leaves them out; those are held still.
     PastHeld,
     /// It waits for them as shortly as can be.
@@ -84,7 +86,11 @@ impl<'batch> Group<'batch> {
     pub(super) async fn run(mut self, members: Part) -> Vec<Settled> {
         let members = self.set_known_apart(members);
         if !members.is_empty() {
-            self.send(members, Way::Usual).await;
+            let way = match self.kind {
+                Kind::Update | Kind::Erase if self.writing.desk.is_wary() => Way::Wary,
+                _ => Way::Usual,
+            };
+            self.send(members, way).await;
         }
         if !self.held.is_empty() {
             Box::pin(self.write_held()).await;
@@ -110,13 +116,20 @@ impl<'batch> Group<'batch> {
         let mut cuts = Cuts::of(members);
         while let Some(part) = cuts.next() {
             match self.send_part(&part, way).await {
-                Sent::Settled { applied } => cuts.answered(applied),
+                Sent::Settled { applied } => {
+                    cuts.answered(applied);
+                    if way == Way::Wary {
+                        self.look_for_held(&mut cuts).await;
+                    }
+                }
                 Sent::Refused(failure) => {
                     if let Verdict::Fail(rows) = cuts.refused(part, failure.refusing_code()) {
                         self.fail(rows, &failure.into());
                     }
                 }
-                Sent::Locked if way == Way::Usual => self.set_apart(part, &mut cuts).await,
+                Sent::Locked if matches!(way, Way::Usual | Way::Wary) => {
+                    self.set_apart(part, &mut cuts).await;
+                }
                 Sent::Locked => self.held.ran_into(part),
                 Sent::TableHeld => {
                     self.held.table.extend(part);
@@ -157,7 +170,7 @@ impl<'batch> Group<'batch> {
                 Err(failure) => return Sent::NoSession(failure),
             };
             // Found out by others, perhaps, while this waited for a session.
-            if way == Way::Usual && self.writing.desk.table_is_held() {
+            if matches!(way, Way::Usual | Way::Wary) && self.writing.desk.table_is_held() {
                 self.lease = Some(lease);
                 return Sent::TableHeld;
             }
@@ -209,7 +222,7 @@ impl<'batch> Group<'batch> {
     ) -> Result<Vec<Answer>, Halt> {
         let payload_column = self.writing.settings.payload_column;
         let rows = match way {
-            Way::PastHeld => Rows::Free,
+            Way::PastHeld | Way::Wary => Rows::Free,
             Way::Usual | Way::Trial => Rows::All,
         };
         let committed_by_itself = match self.kind {
@@ -217,7 +230,7 @@ impl<'batch> Group<'batch> {
             Kind::Erase => update::erase(lease, writes, rows).await,
             Kind::Create => {
                 let patience = match way {
-                    Way::Usual | Way::PastHeld => Patience::Usual,
+                    Way::Usual | Way::Wary | Way::PastHeld => Patience::Usual,
                     Way::Trial => Patience::Little,
                 };
                 return create::create(lease, writes, payload_column, patience).await;
@@ -239,7 +252,7 @@ impl<'batch> Group<'batch> {
                     WriteOutcome::Applied(db_timestamp)
                 }
                 // Left out, whatever for.
-                Answer::Conflict if way == Way::PastHeld => {
+                Answer::Conflict if matches!(way, Way::PastHeld | Way::Wary) => {
                     self.held.rows.push(index);
                     continue;
                 }
@@ -247,7 +260,7 @@ impl<'batch> Group<'batch> {
             };
             self.settled.push(Settled { index, outcome });
         }
-        if way != Way::Usual {
+        if matches!(way, Way::PastHeld | Way::Trial) {
             self.forget(part);
         }
         Sent::Settled { applied }
@@ -322,6 +335,37 @@ impl<'batch> Group<'batch> {
             }
         }
         cuts.again(rest);
+    }
+
+    /// Finds out why rows were left out. One that is free by now is sent again; where nothing can be found out all of them
+    /// are taken to be held.
+    async fn look_for_held(&mut self, cuts: &mut Cuts) {
+        if self.held.rows.is_empty() {
+            return;
+        }
+        let Some(mut lease) = self.lease.take() else {
+            return;
+        };
+        let rows = std::mem::take(&mut self.held.rows);
+        let standing = locked::standing(&mut lease, &self.sought(&rows)).await;
+        self.lease = lease.is_usable().then_some(lease);
+        let Ok(standing) = standing else {
+            self.held.rows = rows;
+            return;
+        };
+        // Those that were free the last time may be left out again and again.
+        let again = cuts.is_empty() && self.looked_in_vain < LOOKED_IN_VAIN_MAX;
+        self.looked_in_vain += 1;
+        let mut free = Vec::new();
+        for (index, standing) in rows.into_iter().zip(standing) {
+            match standing {
+                Standing::Held => self.hold(index),
+                Standing::Free if again => free.push(index),
+                Standing::Free => self.held.rows.push(index),
+                Standing::Other => self.settle([index], &WriteOutcome::Conflict),
+            }
+        }
+        cuts.again(free);
     }
 
     /// Somebody holds the row of this write.
