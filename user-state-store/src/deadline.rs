@@ -72,9 +72,8 @@ pub(crate) async fn until<F: Future>(deadline: Instant, future: F) -> Result<F::
 
 /// Waits until then.
 pub(crate) async fn sleep_until(then: Instant) {
-    match until(then, std::future::pending::<Infallible>()).await {
-        Ok(never) => match never {},
-        Err(Elapsed) => {}
+    if let Ok(never) = until(then, std::future::pending::<Infallible>()).await {
+        match never {}
     }
 }
 

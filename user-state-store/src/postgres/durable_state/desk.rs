@@ -121,7 +121,7 @@ impl Desk {
     pub(super) fn remember(&self, id: &PersistenceId) {
         let mut state = self.state();
         if state.held.len() < REMEMBERED_MAX && state.held.insert(id.clone()) {
-            state.wary_until = Some(Instant::now() + WARY_FOR);
+            state.wary_until = Some(now() + WARY_FOR);
             self.in_use.store(true, Ordering::Release);
         }
     }
@@ -133,7 +133,7 @@ impl Desk {
             return false;
         }
         let mut state = self.state();
-        state.wary_until.take_if(|until| *until <= Instant::now());
+        state.wary_until.take_if(|until| *until <= now());
         state.wary_until.is_some()
     }
 
