@@ -146,7 +146,12 @@ pub(crate) fn all() -> Vec<Case> {
         ("held-20", 20),
         ("held-500", 500),
     ] {
-        cases.push(Case::new(work, Kind::Held { rows }, HELD_CALLERS, HELD_USERS));
+        cases.push(Case::new(
+            work,
+            Kind::Held { rows },
+            HELD_CALLERS,
+            HELD_USERS,
+        ));
     }
     for callers in [1, 10, 100, 1_000, 10_000] {
         cases.push(Case::new("scale-callers", Kind::Write, callers, USERS));

@@ -157,7 +157,12 @@ impl lanes::Lane for Lane {
         let free = self.users.get(..self.rows).unwrap_or_default();
         let held = lock(&self.idle).pop();
         let mut users: Vec<usize> = free.iter().copied().chain(held).collect();
-        users.sort_unstable_by_key(|user| self.table.row(*user).ok().map(|(row, _)| &row.persistence_id));
+        users.sort_unstable_by_key(|user| {
+            self.table
+                .row(*user)
+                .ok()
+                .map(|(row, _)| &row.persistence_id)
+        });
         let writes = users.iter().map(|user| self.write(*user));
         let writes = writes.collect::<Result<Vec<_>, _>>()?;
         let batch = WriteBatch::new(writes).map_err(|_| "no batch")?;
@@ -179,9 +184,9 @@ impl lanes::Lane for Lane {
                     }
                     if held == Some(user) {
                         lock(&idle).push(user);
-                    } else if sender.try_send(applied).is_err() {
-                        // The lane has failed already.
-                        continue;
+                    } else {
+                        // Refused only after the lane has failed.
+                        drop(sender.try_send(applied));
                     }
                 }
             };

@@ -91,7 +91,9 @@ impl Program {
             Kind::Memory | Kind::Passivate => Some(
                 "a million actors are a million reads of a database; this work has none".to_owned(),
             ),
-            Kind::Feed => Some("its queries are not part of the program that is measured".to_owned()),
+            Kind::Feed => {
+                Some("its queries are not part of the program that is measured".to_owned())
+            }
             _ if case.population > USERS_MAX => Some(
                 "so many users take longer to come to life than the rest of the run".to_owned(),
             ),

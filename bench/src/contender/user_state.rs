@@ -5,9 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use user_state_domain::{UserCommand, UserState};
 use user_state_runtime::{EntityRef, ExecuteError, RequestError, Runtime, Settings};
-use user_state_store::{
-    DurableStateStore, SliceRange, TimestampOffset, current_changes_by_slices,
-};
+use user_state_store::{DurableStateStore, SliceRange, TimestampOffset, current_changes_by_slices};
 
 use crate::case::{Case, Kind};
 use crate::contender::{System, live};

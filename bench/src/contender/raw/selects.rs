@@ -111,7 +111,12 @@ impl Selects {
             .bind(PAYLOAD_BYTES_MAX)
             .fetch(&mut connection);
         let mut count = 0;
-        while rows.try_next().await.map_err(|error| failed(&error))?.is_some() {
+        while rows
+            .try_next()
+            .await
+            .map_err(|error| failed(&error))?
+            .is_some()
+        {
             count += 1;
         }
         Ok(Measured::of_rows(count, start.elapsed()))
