@@ -186,7 +186,7 @@ impl lanes::Lane for Lane {
                         lock(&idle).push(user);
                     } else {
                         // Refused only after the lane has failed.
-                        drop(sender.try_send(applied));
+                        sender.try_send(applied).ok();
                     }
                 }
             };
