@@ -822,6 +822,122 @@ async fn a_store_that_reads_only_does_not_go_on_in_another_file() -> TestResult 
     Ok(())
 }
 
+/// A file in directory `data`, and the paths that lead to it through a link to the file and through one to the directory.
+#[cfg(unix)]
+fn linked() -> TestResult<(TempDir, PathBuf, [PathBuf; 2])> {
+    let (directory, path) = nested_path()?;
+    let file_link = directory.path().join("link.db");
+    let directory_link = directory.path().join("link");
+    std::os::unix::fs::symlink("data/user-state.db", &file_link)?;
+    std::os::unix::fs::symlink("data", &directory_link)?;
+    let links = [file_link, directory_link.join("user-state.db")];
+    Ok((directory, path, links))
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_opened_through_a_symbolic_link_writes_and_watches_the_file_behind_it() -> TestResult
+{
+    for which in 0..2 {
+        for is_new in [true, false] {
+            let (_directory, path, links) = linked()?;
+            if !is_new {
+                open(&path).await?.close().await;
+            }
+            let store = open(&links[which]).await?;
+            for id in ["first", "second"] {
+                create(&store, &[id]).await?;
+                assert!(is_stored(&store, id).await?, "{which}");
+            }
+            std::fs::remove_file(beside(&path, "-wal"))?;
+            let outcomes = write(&store, vec![put("third", 0, b"{}".to_vec())?]).await?;
+            assert!(
+                matches!(&outcomes[..], [WriteOutcome::Unknown(unknown)] if unknown.cause == Cause::FileReplaced),
+                "{which}: {outcomes:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_that_leads_to_another_file_refuses_every_call() -> TestResult {
+    let (directory, _path, [link, _]) = linked()?;
+    let store = open(&link).await?;
+    create(&store, &["before"]).await?;
+    let other = directory.path().join("other.db");
+    open(&other).await?.close().await;
+    std::fs::remove_file(&link)?;
+    std::os::unix::fs::symlink(&other, &link)?;
+    let outcomes = write(&store, vec![put("after", 0, b"{}".to_vec())?]).await?;
+    assert_eq!(outcomes, [WriteOutcome::NotApplied(file_replaced())]);
+    Ok(())
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_that_reads_only_through_a_link_sees_what_a_writer_has_in_its_log() -> TestResult {
+    for which in 0..2 {
+        let (directory, path, links) = linked()?;
+        open(&path).await?.close().await;
+        let reader = SqliteStore::open(&links[which], &read_only()).await?;
+        assert!(!is_stored(&reader, "user").await?);
+        let writer = open(&path).await?;
+        create(&writer, &["user"]).await?;
+        assert!(is_stored(&reader, "user").await?, "{which}");
+        writer.close().await;
+        assert!(is_stored(&reader, "user").await?, "{which}");
+        assert_eq!(files(&directory)?, ["data", "link", "link.db"]);
+    }
+    Ok(())
+}
+
+/// A path that leads to itself: the system can look at nothing there.
+#[cfg(unix)]
+fn hide(path: &Path) -> std::io::Result<()> {
+    std::fs::rename(path, beside(path, ".hidden"))?;
+    std::os::unix::fs::symlink(path, path)
+}
+
+#[cfg(unix)]
+fn show(path: &Path) -> std::io::Result<()> {
+    std::fs::rename(beside(path, ".hidden"), path)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_path_that_cannot_be_looked_at_fails_a_call_and_not_the_store() -> TestResult {
+    let (_directory, path) = new_path()?;
+    let store = open(&path).await?;
+    create(&store, &["before"]).await?;
+    hide(&path)?;
+    let outcomes = write(&store, vec![put("user", 0, b"{}".to_vec())?]).await?;
+    assert!(
+        matches!(
+            outcomes[..],
+            [WriteOutcome::NotApplied(StoreError::Unavailable(
+                Cause::Io(_)
+            ))]
+        ),
+        "{outcomes:?}"
+    );
+    show(&path)?;
+    create(&store, &["user"]).await?;
+
+    // The log is looked at once the commit is in it.
+    hide(&beside(&path, "-wal"))?;
+    let outcomes = write(&store, vec![put("unknown", 0, b"{}".to_vec())?]).await?;
+    assert!(
+        matches!(&outcomes[..], [WriteOutcome::Unknown(unknown)] if matches!(unknown.cause, Cause::Io(_))),
+        "{outcomes:?}"
+    );
+    show(&beside(&path, "-wal"))?;
+    assert!(is_stored(&store, "unknown").await?);
+    create(&store, &["after"]).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn connections_that_come_and_go_are_no_incident() -> TestResult {
     let (_directory, path) = new_path()?;

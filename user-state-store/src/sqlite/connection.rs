@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::before_commit;
-use super::watch::Watch;
+use super::watch::{Watch, beside};
 use crate::connect::{Access, StoreSettings};
 use crate::deadline::{now, until};
 use crate::error::{Cause, StoreError};
@@ -257,9 +257,9 @@ impl Source {
 impl Unlocked {
     /// The file as it is, where no connection has it open for writing.
     fn of(path: &Path) -> Option<Self> {
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        if Path::new(&log).exists() {
+        let resolved = std::fs::canonicalize(path).ok()?;
+        // If nobody can say whether there is a log, the read takes its locks.
+        if beside(&resolved, "-wal").try_exists().unwrap_or(true) {
             return None;
         }
         let metadata = std::fs::metadata(path).ok()?;

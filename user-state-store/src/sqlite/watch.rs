@@ -5,12 +5,18 @@
 //! its side files `-wal` and `-shm` after each commit; that costs a microsecond each, beside a commit that waits for the
 //! disk. A file that is not the same refuses every later call of the store, and no connection makes a new file.
 //!
+//! SQLite names the side files after the file that a symbolic link leads to, so they are looked for beside that one.
+//!
 //! **What a commit means then.** It is in the file that was open. If that file is put back, so is the write; if not, it is
 //! lost. So the outcome is unknown.
+//!
+//! **What says nothing.** A path that cannot be looked at just now, for another reason than that nothing is there: such a
+//! call fails, and the next one may succeed.
 //!
 //! **Not here.** Windows, where a file that is open can be neither removed nor replaced. A file whose bytes were
 //! overwritten in place, but for one that was emptied.
 
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -24,10 +30,18 @@ const FILE_BYTES_MIN: u64 = 512;
 #[derive(Debug)]
 pub(super) struct Watch {
     path: PathBuf,
-    opened: OnceLock<Identity>,
+    opened: OnceLock<Opened>,
     /// The side files of the connection that writes, from its first commit on.
     beside: Mutex<Option<[Identity; 2]>>,
     replaced: AtomicBool,
+}
+
+/// The file that was opened.
+#[derive(Debug)]
+struct Opened {
+    identity: Identity,
+    /// Its path without symbolic links.
+    resolved: PathBuf,
 }
 
 /// Which file it is, whatever its name.
@@ -54,9 +68,10 @@ impl Watch {
 
     /// From now on the file must stay the same.
     pub(super) fn begin(&self) -> std::io::Result<()> {
+        let resolved = std::fs::canonicalize(&self.path)?;
         let (identity, _) = look(&self.path)?;
         // A store begins once.
-        self.opened.get_or_init(|| identity);
+        self.opened.get_or_init(|| Opened { identity, resolved });
         Ok(())
     }
 
@@ -79,10 +94,8 @@ impl Watch {
             return Err(StoreError::Misconfigured(Cause::FileReplaced));
         }
         match look(&self.path) {
-            Ok((found, bytes)) if found == *opened && bytes >= FILE_BYTES_MIN => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                Err(StoreError::Unavailable(Cause::Io(error.kind())))
-            }
+            Ok((found, bytes)) if found == opened.identity && bytes >= FILE_BYTES_MIN => Ok(()),
+            Err(error) if !is_gone(&error) => Err(StoreError::Unavailable(Cause::Io(error.kind()))),
             Ok(_) | Err(_) => Err(StoreError::Misconfigured(self.was_replaced())),
         }
     }
@@ -100,8 +113,10 @@ impl Watch {
             return Ok(());
         }
         // The commit is in the log, so there is one, and nobody removes it while this connection is open.
-        let Ok(found) = self.look_beside() else {
-            return Err(self.was_replaced());
+        let found = match self.look_beside() {
+            Ok(found) => found,
+            Err(error) if is_gone(&error) => return Err(self.was_replaced()),
+            Err(error) => return Err(Cause::Io(error.kind())),
         };
         let known = *self.lock().get_or_insert(found);
         if known == found {
@@ -121,17 +136,29 @@ impl Watch {
     }
 
     fn look_beside(&self) -> std::io::Result<[Identity; 2]> {
-        let beside = |suffix| {
-            let mut path = self.path.clone().into_os_string();
-            path.push(suffix);
-            look(Path::new(&path)).map(|(identity, _)| identity)
+        let resolved = match self.opened.get() {
+            Some(opened) => opened.resolved.clone(),
+            None => std::fs::canonicalize(&self.path)?,
         };
+        let beside = |suffix| look(&beside(&resolved, suffix)).map(|(identity, _)| identity);
         Ok([beside("-wal")?, beside("-shm")?])
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<[Identity; 2]>> {
         self.beside.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The path of a side file of the file at a path without symbolic links.
+pub(super) fn beside(resolved: &Path, suffix: &str) -> PathBuf {
+    let mut path = resolved.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+/// Whether nothing is at the path.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Which file is at a path, and its length.
