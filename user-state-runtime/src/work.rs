@@ -31,9 +31,9 @@ pub(crate) enum Done<A> {
 /// What has become of writes of a batch, of all of them in the common case.
 pub(crate) struct Written {
     pub(crate) landings: Vec<(EntityKey, Landing)>,
-    /// How many rows the batch had, in the first report of it; 0 in every other.
+    /// How many rows the batch had, in the report that ends its turn; 0 in every other.
     ///
-    /// What is left after a first report waits for somebody else, so it takes no turn from other batches.
+    /// That is the first report after which what is left waits for somebody else, or nothing is left.
     pub(crate) rows_freed: usize,
 }
 
@@ -156,12 +156,12 @@ pub(crate) async fn write<A>(
     batch: WriteBatch,
     reports: Arc<EarlyReports>,
 ) -> Done<A> {
-    // The key of each write that has no outcome yet, and how many rows the first report frees.
+    // The key of each write that has no outcome yet, and how many rows are freed when its turn ends.
     let open = Mutex::new((
         keys.into_iter().map(Some).collect::<Vec<_>>(),
         batch.writes().len(),
     ));
-    let landed = |settled: Vec<Settled>| {
+    let landed = |settled: Vec<Settled>, ends_turn: bool| {
         let (keys, rows) = &mut *open.lock().unwrap_or_else(PoisonError::into_inner);
         let landings = settled
             .into_iter()
@@ -172,13 +172,16 @@ pub(crate) async fn write<A>(
             });
         Written {
             landings: landings.collect(),
-            rows_freed: std::mem::take(rows),
+            rows_freed: if ends_turn { std::mem::take(rows) } else { 0 },
         }
     };
-    let early = |settled| reports.push(landed(settled));
+    let early = |settled: Vec<Settled>| {
+        let rest_waits = settled.is_empty();
+        reports.push(landed(settled, rest_waits));
+    };
     let writing = AssertUnwindSafe(store.write_early(&batch, &early));
     let last = writing.catch_unwind().await.unwrap_or_default();
-    let mut written = landed(last);
+    let mut written = landed(last, true);
     let (keys, _) = open.into_inner().unwrap_or_else(PoisonError::into_inner);
     // Without an outcome of its own a write may have been applied.
     for (key, write) in keys.into_iter().zip(batch.writes()) {

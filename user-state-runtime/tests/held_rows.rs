@@ -80,6 +80,42 @@ async fn users_whose_rows_are_held_keep_no_other_user_waiting() -> TestResult {
 }
 
 #[tokio::test]
+async fn a_batch_of_nothing_but_held_rows_leaves_its_turn_to_others() -> TestResult {
+    let mut database = Database::create().await?;
+    let runtime = start(&mut database).await?;
+    let (held, free) = (users(&runtime, "held", 4), users(&runtime, "free", 1));
+    each(&held, 0).await?;
+    each(&free, 0).await?;
+    let mut operator = database.connection().await?;
+    operator
+        .execute(
+            "BEGIN; SELECT FROM durable_state WHERE persistence_id LIKE 'mall-held-%' FOR UPDATE",
+        )
+        .await?;
+    let mut waiting = Vec::new();
+    for user in &held {
+        let sent = runtime.stats().batches;
+        waiting.push(execute(user, login(1)));
+        let sending = async {
+            while runtime.stats().batches == sent {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PROMPT, sending).await?;
+    }
+    timeout(PROMPT, each(&free, 1)).await??;
+    for call in &mut waiting {
+        assert!(is_open(call), "nothing is answered before it is durable");
+    }
+    operator.execute("COMMIT").await?;
+    for revision in timeout(PROMPT, try_join_all(waiting)).await?? {
+        assert_eq!(revision.get(), 2);
+    }
+    runtime.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn users_that_somebody_else_is_just_making_keep_no_other_user_waiting() -> TestResult {
     let mut database = Database::create().await?;
     let runtime = start(&mut database).await?;

@@ -102,10 +102,12 @@ impl Cuts {
     }
 
     /// Sends these rows once more, together.
+    #[cfg(feature = "postgres")]
     pub(crate) fn again(&mut self, part: Part) {
         self.pending.push(part);
     }
 
+    #[cfg(any(feature = "postgres", test))]
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.iter().all(Vec::is_empty) && self.refused.is_empty()
     }

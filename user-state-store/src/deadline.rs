@@ -9,6 +9,7 @@
 //!
 //! **Not here.** Times that belong to a test: those of live feeds and of the runtime, which follow tokio's clock or their own.
 
+#[cfg(feature = "postgres")]
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -65,12 +66,12 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
 }
 
 /// The output of a future that is ready before this reading of [`now`].
-#[cfg(feature = "sqlite")]
 pub(crate) async fn until<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
     within(deadline.saturating_duration_since(now()), future).await
 }
 
 /// Waits until then.
+#[cfg(feature = "postgres")]
 pub(crate) async fn sleep_until(then: Instant) {
     if let Ok(never) = until(then, std::future::pending::<Infallible>()).await {
         match never {}

@@ -48,7 +48,7 @@ pub(crate) use schema::migrate;
 
 use connection::{Route, answer_deadline};
 use durable_state::Desk;
-use outage::Outage;
+use outage::{Outage, Tally};
 use pool::Pool;
 use schema::Checked;
 use session::Sessions;
@@ -195,9 +195,10 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {
+        let tally = Tally::default();
         let note = |settled: &[Settled]| {
             self.signal.applied(batch, settled);
-            self.outage.after_write(settled);
+            tally.add(settled);
         };
         let reported = |settled: Vec<Settled>| {
             note(&settled);
@@ -206,6 +207,7 @@ impl DurableStateStore for PostgresStore {
         let (writes, desk, settings) = (&self.writes, &self.desk, &self.settings);
         let last = durable_state::write(writes, desk, settings, batch, &reported).await;
         note(&last);
+        self.outage.after_write(tally);
         last
     }
 

@@ -93,9 +93,10 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Contract
     /// As for [`DurableStateStore::write`], and each write is reported exactly once: in a call of `early`, or in the
-    /// answer. `early` is called when what is left of the batch takes longer: it has to wait, or to be sent again. In the
-    /// common case all outcomes come at once as the answer, and `early` is not called at all. `early` is called from
-    /// inside this future, never after it has ended.
+    /// answer. `early` is called when what is left of the batch takes longer: it has to wait, or to be sent again. An empty
+    /// report says that all that is left waits for somebody else, and no other report says so: a caller that bounds how
+    /// much is in flight need not count the rest any more. In the common case all outcomes come at once as the answer, and
+    /// `early` is not called at all. `early` is called from inside this future, never after it has ended.
     ///
     /// The provided implementation reports nothing early. A store that wraps another one passes the call on, so that
     /// its callers do not wait longer than those of the store it wraps.

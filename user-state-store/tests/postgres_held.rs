@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use user_state_store::{
     Cause, Change, ConnectOptions, DurableStateStore as _, PostgresStore, Settled, StoreError,
-    Write, WriteBatch, WriteOutcome,
+    StoreSettings, Write, WriteBatch, WriteOutcome,
 };
 
 type TestResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -322,6 +322,57 @@ async fn updates_creations_and_erasures_of_a_batch_do_not_wait_for_each_other() 
         writing.applied(1, PROMPT).await?;
     }
     drop(store);
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_what_waits_for_somebody_else_is_reported_as_waiting() -> Outcome {
+    let database = Database::migrated().await?;
+    let store = open(&database, SLOW).await?;
+    let users = ids("user", 3);
+    created(&store, &users).await?;
+    let writes = |expected| -> Vec<Write> {
+        let too_large = vec![0; StoreSettings::default().payload_bytes_max + 1];
+        // An update, an erasure, a creation, and one that is refused before it is sent.
+        vec![
+            put("user-000", expected, expected + 1, b"x"),
+            change(&format!("user-00{expected}"), 1, Change::Erase),
+            put(&format!("new-{expected}"), 0, 1, b"x"),
+            put("large", 0, 1, &too_large),
+        ]
+    };
+    let batch = WriteBatch::new(writes(1))?;
+    let reports = Mutex::new(Vec::new());
+    let early = |settled: Vec<Settled>| reports.lock().unwrap().push(settled.len());
+    let last = store.write_early(&batch, &early).await;
+    let told = std::mem::take(&mut *reports.lock().unwrap());
+    assert_eq!(last.len() + told.iter().sum::<usize>(), 4);
+    assert!(!told.contains(&0), "nothing waited: {told:?}");
+    // Whatever is settled of a batch is reported before the rest is said to wait, and that only once.
+    let mut holder = holding(
+        &database,
+        "SELECT FROM durable_state WHERE persistence_id = 'user-000' FOR UPDATE",
+    )
+    .await?;
+    let (all_wait, waits) = tokio::sync::oneshot::channel();
+    let all_wait = Mutex::new(Some(all_wait));
+    let early = |settled: Vec<Settled>| {
+        if settled.is_empty() {
+            all_wait.lock().unwrap().take().unwrap().send(()).unwrap();
+        }
+        reports.lock().unwrap().push(settled.len());
+    };
+    let batch = WriteBatch::new(writes(2))?;
+    let (last, released) = tokio::join!(store.write_early(&batch, &early), async {
+        timeout(PROMPT, waits).await??;
+        let told: usize = reports.lock().unwrap().iter().sum();
+        assert_eq!(told, 3);
+        holder.execute("COMMIT").await?;
+        TestResult::Ok(())
+    });
+    released?;
+    assert_eq!(last.len(), 1);
+    assert!(matches!(last[0].outcome, WriteOutcome::Applied(_)));
     Ok(())
 }
 

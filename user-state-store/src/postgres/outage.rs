@@ -7,8 +7,8 @@
 //!
 //! **Not here.** What the callers are told, and failures that the server itself reports.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -47,6 +47,19 @@ enum Call {
     },
     /// It says nothing of the database.
     Silent,
+}
+
+/// What the writes of one call came to, in however many reports.
+#[derive(Debug, Default)]
+pub(super) struct Tally(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    failed: u64,
+    unknown: u64,
+    /// How the first one failed.
+    first: Option<Cause>,
+    is_answered: bool,
 }
 
 /// What to say.
@@ -90,10 +103,9 @@ impl Outage {
         answer
     }
 
-    /// Notes what the writes of a batch came to, or a part of them.
-    pub(super) fn after_write(&self, settled: &[Settled]) {
-        let outcomes = settled.iter().map(|settled| &settled.outcome);
-        self.note(&Call::of_outcomes(outcomes));
+    /// Notes what the writes of a batch came to, all of them.
+    pub(super) fn after_write(&self, tally: Tally) {
+        self.note(&tally.into_call());
     }
 
     fn note(&self, call: &Call) {
@@ -140,35 +152,49 @@ impl Call {
             _ => Self::Answered,
         }
     }
+}
 
-    fn of_outcomes<'a>(outcomes: impl IntoIterator<Item = &'a WriteOutcome>) -> Self {
-        let (mut failed, mut unknown, mut first) = (0, 0, None);
-        let mut is_answered = false;
-        for outcome in outcomes {
-            match outcome {
-                WriteOutcome::Applied(_) | WriteOutcome::Conflict => is_answered = true,
-                WriteOutcome::NotApplied(StoreError::Unavailable(cause))
-                    if is_of_connection(cause) =>
-                {
-                    failed += 1;
-                    first.get_or_insert(cause);
-                }
-                WriteOutcome::NotApplied(_) => {}
-                WriteOutcome::Unknown(lost) => {
-                    unknown += 1;
-                    first.get_or_insert(&lost.cause);
-                }
-            }
+impl Tally {
+    /// Counts the outcomes of one report.
+    pub(super) fn add(&self, settled: &[Settled]) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for Settled { outcome, .. } in settled {
+            counts.add(outcome);
         }
-        match first {
-            Some(cause) => Self::Failed {
-                requests: failed,
-                unknown_outcomes: unknown,
-                cause: cause.clone(),
+    }
+
+    fn into_call(self) -> Call {
+        let counts = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match counts.first {
+            Some(cause) => Call::Failed {
+                requests: counts.failed,
+                unknown_outcomes: counts.unknown,
+                cause,
             },
-            None if is_answered => Self::Answered,
-            None => Self::Silent,
+            None if counts.is_answered => Call::Answered,
+            None => Call::Silent,
         }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, outcome: &WriteOutcome) {
+        let cause = match outcome {
+            WriteOutcome::Applied(_) | WriteOutcome::Conflict => {
+                self.is_answered = true;
+                return;
+            }
+            WriteOutcome::NotApplied(StoreError::Unavailable(cause)) if is_of_connection(cause) => {
+                self.failed += 1;
+                cause
+            }
+            WriteOutcome::NotApplied(_) => return,
+            WriteOutcome::Unknown(lost) => {
+                self.unknown += 1;
+                &lost.cause
+            }
+        };
+        self.first.get_or_insert_with(|| cause.clone());
     }
 }
 
@@ -245,6 +271,14 @@ mod tests {
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn call(reports: &[Vec<WriteOutcome>]) -> Call {
+        let tally = Tally::default();
+        for report in reports {
+            tally.add(&Settled::in_order(report.clone()));
+        }
+        tally.into_call()
     }
 
     const LOST: Option<Notice> = Some(Notice::Lost(Cause::Deadline));
@@ -346,10 +380,22 @@ mod tests {
         });
         let refused = WriteOutcome::NotApplied(StoreError::Unavailable(Cause::Deadline));
         let applied = WriteOutcome::Applied(None);
-        let outcomes = [applied.clone(), refused, lost.clone(), lost];
-        assert_eq!(Call::of_outcomes(&outcomes), failed(1, 2));
-        assert_eq!(Call::of_outcomes(&[applied]), Call::Answered);
+        let outcomes = vec![applied.clone(), refused, lost.clone(), lost];
+        assert_eq!(call(&[outcomes]), failed(1, 2));
+        assert_eq!(call(&[vec![applied]]), Call::Answered);
         let closed = WriteOutcome::NotApplied(StoreError::Closed);
-        assert_eq!(Call::of_outcomes(&[closed]), Call::Silent);
+        assert_eq!(call(&[vec![closed]]), Call::Silent);
+    }
+
+    #[test]
+    fn the_reports_of_one_write_call_are_one_call() {
+        let lost = || WriteOutcome::NotApplied(StoreError::Unavailable(Cause::Deadline));
+        let reports = [
+            vec![lost()],
+            vec![],
+            vec![lost(), WriteOutcome::Conflict],
+            vec![lost()],
+        ];
+        assert_eq!(call(&reports), failed(3, 0));
     }
 }

@@ -28,6 +28,9 @@ const CONTENDED_MAX: u32 = 5;
 /// How often in succession a part waited for a lock, and then none of its rows was found held.
 const LOOKED_IN_VAIN_MAX: u32 = 2;
 
+/// Why a part was not sent: others of its batch took all the time there is.
+const UNSENT: Cause = Cause::Other("the rest of its batch took too long, so it was not sent");
+
 /// How a part meets rows that somebody else holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -51,6 +54,7 @@ pub(super) struct Group<'batch> {
     first_sent: Option<Instant>,
     pub(super) settled: Vec<Settled>,
     pub(super) held: Held,
+    is_at_work: bool,
     looked_in_vain: u32,
 }
 
@@ -69,15 +73,22 @@ enum Sent {
 }
 
 impl<'batch> Group<'batch> {
-    pub(super) fn new(writing: Writing<'batch>, kind: Kind, writes: &'batch [Write]) -> Self {
+    /// A group that reports these outcomes together with its own.
+    pub(super) fn new(
+        writing: Writing<'batch>,
+        kind: Kind,
+        writes: &'batch [Write],
+        settled: Vec<Settled>,
+    ) -> Self {
         Self {
             writing,
             kind,
             writes,
             lease: None,
             first_sent: None,
-            settled: Vec::new(),
+            settled,
             held: Held::default(),
+            is_at_work: true,
             looked_in_vain: 0,
         }
     }
@@ -95,6 +106,7 @@ impl<'batch> Group<'batch> {
         if !self.held.is_empty() {
             Box::pin(self.write_held()).await;
         }
+        self.pause();
         self.settled
     }
 
@@ -106,8 +118,14 @@ impl<'batch> Group<'batch> {
 
     /// Reports what is settled, since the rest takes longer.
     pub(super) fn report_early(&mut self) {
-        if !self.settled.is_empty() {
-            (self.writing.early)(std::mem::take(&mut self.settled));
+        let settled = std::mem::take(&mut self.settled);
+        self.writing.reports.settled(settled);
+    }
+
+    /// What is open of this group waits for somebody else, or there is nothing.
+    pub(super) fn pause(&mut self) {
+        if std::mem::take(&mut self.is_at_work) {
+            self.writing.reports.pause();
         }
     }
 
@@ -144,7 +162,7 @@ impl<'batch> Group<'batch> {
             }
             if !cuts.is_empty() {
                 if self.patience() <= now() {
-                    let error = StoreError::Unavailable(Cause::Deadline);
+                    let error = StoreError::Unavailable(UNSENT);
                     self.fail(cuts.take_rest(), &error);
                     return;
                 }

@@ -93,6 +93,11 @@ impl Group<'_> {
             // Nothing of the store's is held while waiting.
             self.lease = None;
             self.report_early();
+            // While the whole table is held, other batches cannot go through either.
+            if self.held.table.is_empty() {
+                self.pause();
+                self.writing.reports.say_if_all_wait();
+            }
             if until <= now() {
                 let held = self.held.take_all();
                 self.fail(

@@ -3,7 +3,7 @@
 //! Writes are grouped by the statement they need. Groups do not wait for each other: each has a session of its own, and what
 //! one has settled is reported while another is still at work. What becomes of a group is in `group.rs`.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
@@ -41,8 +41,16 @@ pub(super) struct Writing<'batch> {
     pub(super) sessions: &'batch Sessions,
     pub(super) desk: &'batch Desk,
     pub(super) settings: &'batch StoreSettings,
-    pub(super) early: &'batch Early<'batch>,
+    pub(super) reports: &'batch Reports<'batch>,
     unknown: &'batch AtomicUsize,
+}
+
+/// What is said of a batch while some of it is open.
+pub(super) struct Reports<'batch> {
+    early: &'batch Early<'batch>,
+    /// How many groups neither wait for somebody else nor have come to their end.
+    at_work: AtomicUsize,
+    said_wait: AtomicBool,
 }
 
 /// Writes a batch. See [`crate::DurableStateStore::write_early`].
@@ -53,14 +61,6 @@ pub(in crate::postgres) async fn write(
     batch: &WriteBatch,
     early: &Early<'_>,
 ) -> Vec<Settled> {
-    let unknown = AtomicUsize::new(0);
-    let writing = Writing {
-        sessions,
-        desk,
-        settings,
-        early,
-        unknown: &unknown,
-    };
     let writes = batch.writes();
     let mut refused = Vec::new();
     let mut groups = [Kind::Update, Kind::Create, Kind::Erase].map(|kind| (kind, Vec::new()));
@@ -80,19 +80,30 @@ pub(in crate::postgres) async fn write(
             }
         }
     }
+    let count = groups
+        .iter()
+        .filter(|(_, members)| !members.is_empty())
+        .count();
+    let (reports, unknown) = (Reports::new(early, count), AtomicUsize::new(0));
+    let writing = Writing {
+        sessions,
+        desk,
+        settings,
+        reports: &reports,
+        unknown: &unknown,
+    };
     let mut groups = groups
         .into_iter()
         .filter(|(_, members)| !members.is_empty());
-    let run = |(kind, members)| Group::new(writing, kind, writes).run(members);
+    let run = |(kind, members), settled| Group::new(writing, kind, writes, settled).run(members);
     let settled = match (groups.next(), groups.next()) {
         (None, _) => refused,
-        (Some(only), None) if refused.is_empty() => run(only).await,
-        (first, second) => {
-            if !refused.is_empty() {
-                early(refused);
-            }
-            let groups = first.into_iter().chain(second).chain(groups).map(run);
-            together(groups.collect(), early).await
+        (Some(only), None) => run(only, refused).await,
+        (Some(first), second) => {
+            let others = second.into_iter().chain(groups);
+            let others = others.map(|group| run(group, Vec::new()));
+            let groups = std::iter::once(run(first, refused)).chain(others);
+            together(groups.collect(), &reports).await
         }
     };
     match unknown.into_inner() {
@@ -109,17 +120,49 @@ pub(in crate::postgres) async fn write(
 /// Runs groups at once. What one of them has settled is reported while others are still at work.
 async fn together(
     mut groups: FuturesUnordered<impl Future<Output = Vec<Settled>>>,
-    early: &Early<'_>,
+    reports: &Reports<'_>,
 ) -> Vec<Settled> {
     let mut last = Vec::new();
     while let Some(settled) = groups.next().await {
         if groups.is_empty() {
             last = settled;
-        } else if !settled.is_empty() {
-            early(settled);
+        } else {
+            reports.settled(settled);
+            reports.say_if_all_wait();
         }
     }
     last
+}
+
+impl<'batch> Reports<'batch> {
+    fn new(early: &'batch Early<'batch>, groups: usize) -> Self {
+        Self {
+            early,
+            at_work: AtomicUsize::new(groups),
+            said_wait: AtomicBool::new(false),
+        }
+    }
+
+    /// Reports these while others are open.
+    pub(super) fn settled(&self, settled: Vec<Settled>) {
+        if !settled.is_empty() {
+            (self.early)(settled);
+        }
+    }
+
+    /// A group waits for somebody else, or has come to its end.
+    pub(super) fn pause(&self) {
+        self.at_work.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Says once that whatever is open waits for somebody else, when that is so.
+    pub(super) fn say_if_all_wait(&self) {
+        if self.at_work.load(Ordering::Relaxed) == 0
+            && !self.said_wait.swap(true, Ordering::Relaxed)
+        {
+            (self.early)(Vec::new());
+        }
+    }
 }
 
 impl Writing<'_> {
