@@ -255,9 +255,9 @@ mod tests {
     use crate::connect::PayloadColumn;
     use crate::postgres::durable_state::{
         DELETE_FREE_STATES, DELETE_STATES, INSERT_STATES, PLACES, SELECT_BYTES_OF_IDS,
-        SELECT_CHANGES, SELECT_FIRST_CHANGE, SELECT_LENGTHS, SELECT_OTHER_ROWS,
-        SELECT_PERSISTENCE_IDS, SELECT_STANDING, SELECT_STATES, SELECT_TAKEN, SELECT_TEXT,
-        UPDATE_FREE_STATES, UPDATE_STATES,
+        SELECT_CHANGES, SELECT_CROWDED_CHANGES, SELECT_FIRST_CHANGE, SELECT_LENGTHS,
+        SELECT_OTHER_ROWS, SELECT_PERSISTENCE_IDS, SELECT_STANDING, SELECT_STATES, SELECT_TAKEN,
+        SELECT_TEXT, UPDATE_FREE_STATES, UPDATE_STATES,
     };
 
     const PAYLOAD_COLUMNS: [PayloadColumn; 3] = [
@@ -313,6 +313,7 @@ mod tests {
             SELECT_STATES.of(column),
             SELECT_LENGTHS.of(column),
             SELECT_CHANGES.of(column),
+            SELECT_CROWDED_CHANGES.of(column),
             SELECT_FIRST_CHANGE,
             SELECT_PERSISTENCE_IDS,
             SELECT_BYTES_OF_IDS,
@@ -361,6 +362,7 @@ mod tests {
             for (statement, places) in [
                 (SELECT_STATES.of(column), states),
                 (SELECT_CHANGES.of(column), &PLACES[..]),
+                (SELECT_CROWDED_CHANGES.of(column), &PLACES[..]),
                 (
                     UPDATE_STATES.of(column),
                     &[(0, "ordinal"), (1, "db_timestamp")],
@@ -445,7 +447,13 @@ mod tests {
             &format!("{ids}, 100"),
         )
         .await?;
-        for plan in [update, erase, update_free, erase_free, look, load] {
+        let crowded = plan(
+            &mut session,
+            SELECT_CROWDED_CHANGES.of(column),
+            "'', ARRAY[1], '2000-01-01', NULL, NULL, NULL, NULL, 100, 1000, 1000, 10",
+        )
+        .await?;
+        for plan in [update, erase, update_free, erase_free, look, load, crowded] {
             assert!(plan.contains("durable_state_pkey"), "{plan}");
             assert!(plan.contains("Nested Loop"), "{plan}");
             assert!(!plan.contains("Seq Scan"), "{plan}");

@@ -7,9 +7,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use support::{Database, Outcome};
 use tokio::time::timeout;
@@ -263,5 +265,100 @@ async fn a_page_holds_eight_mebibytes_of_payload_however_they_are_stored() -> Ou
         assert!(all.into_iter().eq(1..=100));
         store.close().await;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_feed_whose_end_is_ahead_of_the_servers_clock_reads_each_row_before_the_end_once()
+-> Outcome {
+    let database = Database::migrated().await?;
+    database
+        .execute(
+            "INSERT INTO durable_state
+             SELECT n, '', 'user-' || n, 1, now() + n * interval '1 minute', 31, 'm', 'x', NULL
+             FROM generate_series(1, 300) AS n",
+        )
+        .await?;
+    let store = open(&database).await?;
+    let now = DateTime::from_timestamp_micros(Utc::now().timestamp_micros()).ok_or("no time")?;
+    let until = now + TimeDelta::minutes(200) + TimeDelta::seconds(30);
+    for rows_max in [None, NonZeroUsize::new(60)] {
+        for length in [None, Some(TimeDelta::minutes(50))] {
+            let mut query = ChangesQuery::all("", SliceRange::ALL);
+            query.from = now - TimeDelta::minutes(1);
+            query.until = Some(until);
+            query.limit = NonZeroUsize::new(30).ok_or("zero")?;
+            query.rows_max = rows_max;
+            query.to = length.map(|length| query.from + length);
+            let mut reached = Vec::new();
+            // A page at the end of the server's own time would be asked for again and again.
+            for _ in 0..100 {
+                let page = store.changes(&query).await?;
+                assert_eq!(page.until, until);
+                let names = page.states.iter();
+                reached.extend(names.map(|state| state.slice.get()));
+                match page.end {
+                    PageEnd::Behind(from, after) => (query.from, query.after) = (from, Some(after)),
+                    PageEnd::Before(from) => (query.from, query.after) = (from, None),
+                    PageEnd::Crowded => {
+                        query.to = Some(query.from + TimeDelta::minutes(20));
+                        continue;
+                    }
+                    end => {
+                        assert_eq!(end, PageEnd::Complete);
+                        break;
+                    }
+                }
+                query.to = length.map(|length| query.from + length);
+            }
+            assert!(
+                reached.iter().copied().eq(1..=200),
+                "{rows_max:?} {length:?}: {reached:?}"
+            );
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// The payloads of what is left of the instant do not fit into the temporary files that are allowed.
+#[tokio::test]
+async fn a_page_inside_a_crowded_instant_sorts_no_payloads() -> Outcome {
+    let database = Database::migrated().await?;
+    database
+        .execute(
+            "ALTER TABLE durable_state ALTER COLUMN state_payload SET STORAGE PLAIN;
+             INSERT INTO durable_state
+             SELECT n % 1024, '', 'user-' || n, 1, to_timestamp(10), 31, 'm',
+               convert_to(repeat(md5(n::text), 50), 'UTF8'), NULL
+             FROM generate_series(1, 20000) AS n",
+        )
+        .await?;
+    let options = ConnectOptions::parse(&format!(
+        "{}?options=-c%20temp_file_limit%3D8MB%20-c%20work_mem%3D1MB",
+        database.url()
+    ))?;
+    let store = PostgresStore::open(&options).await?;
+    let mut query = ChangesQuery::all("", SliceRange::ALL);
+    query.to = Some(DateTime::from_timestamp(11, 0).ok_or("no instant")?);
+    let mut reached = BTreeSet::new();
+    loop {
+        let page = store.changes(&query).await?;
+        reached.extend(
+            page.states
+                .iter()
+                .map(|state| state.persistence_id.to_string()),
+        );
+        match page.end {
+            PageEnd::Behind(from, after) => (query.from, query.after) = (from, Some(after)),
+            PageEnd::Before(_) => break,
+            end => assert_eq!(end, PageEnd::Complete),
+        }
+        if reached.len() == 20_000 {
+            break;
+        }
+    }
+    assert_eq!(reached.len(), 20_000);
+    store.close().await;
     Ok(())
 }

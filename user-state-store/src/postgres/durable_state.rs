@@ -20,7 +20,7 @@ mod write;
 
 pub(super) use changes::changes;
 #[cfg(test)]
-pub(super) use changes::{SELECT_CHANGES, SELECT_FIRST_CHANGE};
+pub(super) use changes::{SELECT_CHANGES, SELECT_CROWDED_CHANGES, SELECT_FIRST_CHANGE};
 #[cfg(test)]
 pub(super) use create::{INSERT_STATES, SELECT_OTHER_ROWS};
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! known, and a payload may be large, or damaged so that the server fails the statement.
 //!
 //! **How.** At most as many rows are looked at as the query allows, unsorted; if there are more, nothing is answered.
+//! Where no number is too many, inside one instant, only keys and sizes are sorted.
 //! The sizes of payloads are summed up in their order before any payload is read, and the page ends where the sum is large
 //! enough. Payloads are read last, row by row as rows are sent: if the server fails, it failed at the row behind those that came.
 
@@ -16,109 +17,15 @@ use crate::changes::{ChangesPage, ChangesQuery, PAGE_BYTES_MAX, UnreadableRow};
 use crate::connect::StoreSettings;
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
-use crate::postgres::durable_state::payload_column::{Statement, paging_payloads};
 use crate::postgres::durable_state::row::Reader;
 use crate::postgres::error::Failure;
 use crate::postgres::pool::{Call, Pool};
 use crate::slice::Slice;
 use crate::store::{StoredState, StoredValue};
 
-/// One page of the latest states, and behind it one row that says how far it reaches.
-pub(in crate::postgres) const SELECT_CHANGES: Statement = paging_payloads!(
-    "\
-WITH scanned AS MATERIALIZED (
-  SELECT
-    persistence_id,
-    slice,
-    entity_type,
-    revision,
-    db_timestamp,
-    state_ser_id,
-    state_ser_manifest,
-    state_payload,
-    tags
-  FROM durable_state
-  WHERE entity_type = $1
-    AND slice = ANY ($2::int[])
-    AND db_timestamp >= $3
-    AND db_timestamp < LEAST($4::timestamptz, $5::timestamptz, transaction_timestamp())
-    AND ($6::bigint IS NULL OR db_timestamp > $3 OR (revision, persistence_id) > ($6, $7))
-  -- Not sorted: to know that there are too many costs no more than to read so many.
-  LIMIT $8
-),
-found AS MATERIALIZED (
-  SELECT count(*) AS rows FROM scanned
-)
-SELECT
-  d.persistence_id,
-  d.slice,
-  d.entity_type,
-  d.revision,
-  d.db_timestamp,
-  d.state_ser_id,
-  d.state_ser_manifest,
-  ",
-    limit: "$9",
-    ",
-  d.tags,
-  NULL::timestamptz AS until,
-  NULL::timestamptz AS next,
-  NULL::bigint AS rows
-FROM (
-  SELECT
-    s.*,
-    SUM(LEAST(",
-    size: "s.state_payload",
-    ", $9::bigint)::bigint) OVER (
-      ORDER BY s.db_timestamp, s.revision, s.persistence_id
-      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-    ) + LEAST(",
-    size: "s.state_payload",
-    ", $9::bigint) AS bytes
-  FROM (
-    SELECT *
-    FROM scanned
-    WHERE (SELECT rows FROM found) < $8::bigint OR $8::bigint IS NULL
-    ORDER BY db_timestamp, revision, persistence_id
-    LIMIT $10
-  ) AS s
-) AS d
--- The first row has no sum.
-WHERE COALESCE(d.bytes, 0) <= $11::bigint
-UNION ALL
-SELECT
-  NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-  COALESCE($5::timestamptz, transaction_timestamp()),
-  CASE
-    WHEN (SELECT rows FROM found) < $12::bigint THEN (
-      SELECT min(e.db_timestamp)
-      FROM unnest($2::int[]) AS w (slice)
-      CROSS JOIN LATERAL (
-        SELECT db_timestamp
-        FROM durable_state
-        WHERE slice = w.slice
-          AND entity_type = $1
-          AND db_timestamp >= LEAST($4::timestamptz, $5::timestamptz, transaction_timestamp())
-          AND db_timestamp < COALESCE($5::timestamptz, transaction_timestamp())
-        ORDER BY db_timestamp
-        LIMIT 1
-      ) AS e
-    )
-  END,
-  (SELECT rows FROM found)"
-);
+mod select;
 
-/// The first row of a page without its payload: the one that the server cannot give.
-pub(in crate::postgres) const SELECT_FIRST_CHANGE: &str = "\
-SELECT persistence_id, slice, entity_type, revision, db_timestamp
-FROM durable_state
-WHERE entity_type = $1
-  AND slice = ANY ($2::int[])
-  AND db_timestamp >= $3
-  AND db_timestamp < LEAST($4::timestamptz, $5::timestamptz, transaction_timestamp())
-  AND ($6::bigint IS NULL OR db_timestamp > $3 OR (revision, persistence_id) > ($6, $7))
-ORDER BY db_timestamp, revision, persistence_id
-LIMIT 1";
+pub(in crate::postgres) use select::{SELECT_CHANGES, SELECT_CROWDED_CHANGES, SELECT_FIRST_CHANGE};
 
 /// The first instant asked for; the server's times begin in 4713 BC, and a bind before that is refused.
 const EARLIEST: DateTime<Utc> = DateTime::from_timestamp_nanos(i64::MIN);
@@ -185,7 +92,11 @@ impl Page<'_> {
     ) -> Result<Result<(), StoreError>, sqlx::Error> {
         let query = self.query;
         let slices: Vec<i32> = query.slices.as_range().map(i32::from).collect();
-        let mut rows = sqlx::query(SELECT_CHANGES.of(self.settings.payload_column))
+        let statement = match query.rows_max {
+            Some(_) => SELECT_CHANGES,
+            None => SELECT_CROWDED_CHANGES,
+        };
+        let mut page = sqlx::query(statement.of(self.settings.payload_column))
             .bind(&*query.entity_type)
             .bind(&slices)
             .bind(query.from.max(EARLIEST))
@@ -198,12 +109,14 @@ impl Page<'_> {
                     .as_ref()
                     .map(|after| after.persistence_id.as_str()),
             )
-            .bind(query.rows_max.map(|max| bound(max.get())))
             .bind(bound(self.settings.payload_bytes_max))
             .bind(bound(query.limit.get()))
             .bind(bound(PAGE_BYTES_MAX))
-            .bind(bound(query.few()))
-            .fetch(connection);
+            .bind(bound(query.few()));
+        if let Some(max) = query.rows_max {
+            page = page.bind(bound(max.get()));
+        }
+        let mut rows = page.fetch(connection);
         let mut reader = None;
         let mut noted = Ok(());
         while let Some(row) = rows.try_next().await? {

@@ -101,6 +101,47 @@ macro_rules! paging_payloads {
     };
 }
 
+/// A statement that takes the size of a payload first, as above, and reads `d.state_payload` as bytes behind it.
+macro_rules! paging_keys {
+    ($before:literal, size: $row:literal, $between:literal, limit: $limit:literal, $after:literal) => {
+        $crate::postgres::durable_state::payload_column::Statement {
+            bytea: concat!(
+                $before,
+                "octet_length(",
+                $row,
+                ")",
+                $between,
+                "CASE WHEN octet_length(d.state_payload) <= ",
+                $limit,
+                " THEN d.state_payload END AS state_payload",
+                $after
+            ),
+            json: $crate::postgres::durable_state::payload_column::paging_json_keys!(
+                $before, $row, $between, $limit, $after
+            ),
+            jsonb: $crate::postgres::durable_state::payload_column::paging_json_keys!(
+                $before, $row, $between, $limit, $after
+            ),
+        }
+    };
+}
+
+macro_rules! paging_json_keys {
+    ($before:literal, $row:literal, $between:literal, $limit:literal, $after:literal) => {
+        concat!(
+            $before,
+            "pg_column_size(",
+            $row,
+            ")",
+            $between,
+            "CASE WHEN octet_length(d.state_payload::text) <= ",
+            $limit,
+            " THEN convert_to(d.state_payload::text, 'UTF8') END AS state_payload",
+            $after
+        )
+    };
+}
+
 macro_rules! paging_json {
     ($before:literal, $limit:literal, $between:literal, $row:literal, $and:literal, $again:literal, $after:literal) => {
         concat!(
@@ -141,7 +182,8 @@ macro_rules! writing_payload {
 }
 
 pub(super) use {
-    measuring_payload, paging_json, paging_payloads, reading_payload, writing_payload,
+    measuring_payload, paging_json, paging_json_keys, paging_keys, paging_payloads,
+    reading_payload, writing_payload,
 };
 
 impl Statement {
