@@ -744,3 +744,68 @@ async fn whoever_asks_for_the_others_may_be_dropped() -> Outcome {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_row_that_a_trigger_leaves_out_is_a_conflict_also_beside_a_held_row() -> Outcome {
+    let database = Database::migrated().await?;
+    let store = open(&database, SLOW).await?;
+    created(&store, &ids("user", 4)).await?;
+    database
+        .execute(
+            "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN
+                 IF NEW.persistence_id = 'user-001' THEN RETURN NULL; END IF;
+                 RETURN NEW;
+               END $$;
+             CREATE TRIGGER leave_out BEFORE UPDATE ON durable_state FOR EACH ROW
+               EXECUTE FUNCTION leave_out()",
+        )
+        .await?;
+    let mut operator = database.connect().await?;
+    operator
+        .execute("BEGIN; SELECT FROM durable_state WHERE persistence_id = 'user-000' FOR UPDATE")
+        .await?;
+    // Held rows are expected from here on, and left out.
+    let mut held = JoinSet::new();
+    held.spawn({
+        let (store, held) = (Arc::clone(&store), puts(&ids("user", 1), 1));
+        async move { write(&*store, held).await }
+    });
+    let others: Vec<String> = ids("user", 4).split_off(1);
+    timeout(PROMPT, async {
+        loop {
+            let locked: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)
+                   OR EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%SKIP LOCKED%'
+                     AND pid <> pg_backend_pid())",
+            )
+            .fetch_one(&mut operator)
+            .await?;
+            if locked {
+                return Ok::<_, sqlx::Error>(());
+            }
+        }
+    })
+    .await??;
+    let outcomes = timeout(PROMPT, write(&*store, puts(&others, 1))).await?;
+    assert!(
+        matches!(
+            outcomes.as_slice(),
+            [
+                WriteOutcome::Conflict,
+                WriteOutcome::Applied(_),
+                WriteOutcome::Applied(_)
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    operator.execute("COMMIT").await?;
+    let outcomes = timeout(PROMPT, held.join_next())
+        .await?
+        .ok_or("no task")??;
+    assert!(
+        matches!(outcomes.as_slice(), [WriteOutcome::Applied(_)]),
+        "{outcomes:?}"
+    );
+    Ok(())
+}

@@ -15,6 +15,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use support::pooler::{Pooler, Unknown};
+use support::proxy::Proxy;
 use support::{Database, Outcome, change, load, put, write};
 use throwaway_postgres::{PostgresServer, TestDatabase};
 use tokio::task::JoinSet;
@@ -700,6 +701,37 @@ async fn a_pooled_connection_is_proven_once_and_not_for_each_read() -> Outcome {
         .fetch_one(pool)
         .await?;
         assert!(proofs <= 2, "{proofs} for 50 loads");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_something_on_the_way_forgot_fails_no_read() -> Outcome {
+    let database = Database::migrated().await?;
+    let proxy = Proxy::to(database.address()?).await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(3)
+        .test_before_acquire(false)
+        .connect(&database.url_at(proxy.address()))
+        .await?;
+    let mut settings = StoreSettings::default();
+    // Each use finds the connection too old to be taken for fit.
+    settings.session_age_max = Duration::from_millis(10);
+    settings.acquire_timeout = Duration::from_secs(1);
+    settings.connect_timeout = Duration::from_secs(1);
+    let store = Arc::new(PostgresStore::from_pool(pool, settings).await?);
+    applied(&store, vec![put("id-0", 0, 1, b"x")]).await?;
+    let mut loads = JoinSet::new();
+    for _ in 0..3 {
+        let store = Arc::clone(&store);
+        loads.spawn(async move { load(&*store, "id-0").await.map(|row| row.is_some()) });
+    }
+    for found in loads.join_all().await {
+        assert!(found?);
+    }
+    proxy.freeze();
+    for _ in 0..3 {
+        assert!(load(&*store, "id-0").await?.is_some());
     }
     Ok(())
 }

@@ -171,7 +171,7 @@ impl Pool {
 
     /// A connection of the pool that is fit. `None`: the one it gave was not, and is closed, or it could open none.
     async fn pooled(&self, limit: Duration) -> Result<Option<Reading>, Failure> {
-        let mark = self.doubts.mark();
+        let (began, mark) = (now(), self.doubts.mark());
         let acquiring = async {
             let connection = match self.connections.acquire().await {
                 Ok(connection) => connection,
@@ -184,7 +184,12 @@ impl Pool {
                 connection: Some(connection),
                 mark,
             };
-            Ok(self.make_fit(&mut reading).await.then_some(reading))
+            // The rest is for a new connection.
+            let proving = limit.saturating_sub(began.elapsed()) / 2;
+            Ok(self
+                .make_fit(&mut reading, proving)
+                .await
+                .then_some(reading))
         };
         within(limit, acquiring)
             .await
@@ -192,7 +197,7 @@ impl Pool {
     }
 
     /// Whether a connection can serve; has it proven where that is not known.
-    async fn make_fit(&self, reading: &mut Reading) -> bool {
+    async fn make_fit(&self, reading: &mut Reading, limit: Duration) -> bool {
         let Some(connection) = reading.connection.as_deref_mut() else {
             return false;
         };
@@ -204,11 +209,18 @@ impl Pool {
             Verdict::Unfit => false,
             Verdict::Unproven => {
                 let proving = Box::pin(self.opener.standard().prove(connection));
-                if let Err(error) = proving.await {
-                    tracing::debug!(%error, "a pooled connection is not fit and is closed");
-                    return false;
+                match within(limit, proving).await {
+                    Ok(Ok(_)) => self.known.note(connection, reading.mark).await.is_ok(),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "a pooled connection is not fit and is closed");
+                        false
+                    }
+                    // Something on the way forgot it, and perhaps others that were idle for as long.
+                    Err(_) => {
+                        self.doubts.lost(reading.mark);
+                        false
+                    }
                 }
-                self.known.note(connection, reading.mark).await.is_ok()
             }
         }
     }

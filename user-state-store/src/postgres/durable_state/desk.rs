@@ -10,7 +10,7 @@
 //! The desk also remembers which rows were found held and not written since. Their next write begins here, so that the
 //! batch it comes in does not have to find out again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,6 +31,13 @@ const TABLE_HELD_FOR: Duration = Duration::from_millis(500);
 
 /// How long further held rows are expected after one was found.
 const WARY_FOR: Duration = Duration::from_millis(500);
+
+/// How long a row is remembered as held while nobody writes it: a few times the usual lock time-out, after which its
+/// user has given up.
+const REMEMBERED_FOR: Duration = Duration::from_secs(10);
+
+/// How often rows are looked for that nobody has written for so long.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many rows are remembered as held; a row beyond them is found out by its batch again.
 const REMEMBERED_MAX: usize = 10_000;
@@ -54,9 +61,25 @@ struct State {
     resumes: Option<Instant>,
     /// Until when the whole table is taken to be held. Each question that finds it held moves this on.
     table_held_until: Option<Instant>,
-    held: HashSet<PersistenceId>,
+    /// The rows that are remembered as held, and since when nobody said so.
+    held: HashMap<PersistenceId, Instant>,
+    /// When the old ones of them were looked for.
+    looked_at: Option<Instant>,
     /// Until when further held rows are expected.
     wary_until: Option<Instant>,
+}
+
+impl State {
+    /// Forgets the rows that nobody has written for a while. Looks at all of them once in a second.
+    fn forget_old(&mut self, now: Instant) {
+        if self.looked_at.is_some_and(|at| now < at + LOOK_INTERVAL) {
+            return;
+        }
+        self.looked_at = Some(now);
+        self.held
+            .retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED_FOR);
+        self.wary_until.take_if(|until| *until <= now);
+    }
 }
 
 #[derive(Debug)]
@@ -120,8 +143,12 @@ impl Desk {
     /// This row was found held.
     pub(super) fn remember(&self, id: &PersistenceId) {
         let mut state = self.state();
-        if state.held.len() < REMEMBERED_MAX && state.held.insert(id.clone()) {
-            state.wary_until = Some(now() + WARY_FOR);
+        let now = now();
+        if state.held.len() >= REMEMBERED_MAX {
+            state.forget_old(now);
+        }
+        if state.held.len() < REMEMBERED_MAX && state.held.insert(id.clone(), now).is_none() {
+            state.wary_until = Some(now + WARY_FOR);
             self.in_use.store(true, Ordering::Release);
         }
     }
@@ -154,8 +181,13 @@ impl Desk {
         if !self.in_use.load(Ordering::Acquire) {
             return Vec::new();
         }
-        let state = self.state();
-        ids.map(|id| state.held.contains(id)).collect()
+        let mut state = self.state();
+        let now = now();
+        state.forget_old(now);
+        let remembered = ids.map(|id| state.held.get_mut(id).map(|since| *since = now).is_some());
+        let remembered = remembered.collect();
+        self.note_use(&state);
+        remembered
     }
 
     /// The answer to a question, the next time that one is asked; `None` where that is not before `until`.
@@ -282,8 +314,10 @@ impl Desk {
     }
 
     fn note_use(&self, state: &State) {
-        let in_use =
-            state.table_held_until.is_some() || !state.asked.is_empty() || !state.held.is_empty();
+        let in_use = state.table_held_until.is_some()
+            || state.wary_until.is_some()
+            || !state.asked.is_empty()
+            || !state.held.is_empty();
         self.in_use.store(in_use, Ordering::Release);
     }
 
@@ -312,5 +346,48 @@ impl Drop for Ticket<'_> {
         let mut state = self.desk.state();
         state.asked.remove(&self.number);
         self.desk.note_use(&state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> PersistenceId {
+        PersistenceId::unique(&format!("mall-{number}")).unwrap()
+    }
+
+    /// As if all rows had been found held so long ago.
+    fn age(desk: &Desk, by: Duration) {
+        let mut state = desk.state();
+        for since in state.held.values_mut() {
+            *since -= by;
+        }
+        state.wary_until = None;
+        state.looked_at = None;
+    }
+
+    #[test]
+    fn rows_that_nobody_writes_any_more_are_forgotten_and_leave_the_desk_unused() {
+        let desk = Desk::new();
+        for number in 0..REMEMBERED_MAX {
+            desk.remember(&id(number));
+        }
+        assert_eq!(desk.remembered([&id(1)].into_iter()), [true]);
+        desk.remember(&id(REMEMBERED_MAX));
+        assert_eq!(desk.remembered([&id(REMEMBERED_MAX)].into_iter()), [false]);
+        age(&desk, REMEMBERED_FOR);
+        assert_eq!(desk.remembered([&id(1)].into_iter()), [false]);
+        assert!(!desk.in_use.load(Ordering::Acquire));
+        desk.remember(&id(REMEMBERED_MAX));
+        assert_eq!(desk.remembered([&id(REMEMBERED_MAX)].into_iter()), [true]);
+    }
+
+    #[test]
+    fn further_held_rows_are_expected_for_a_while_after_the_only_one_was_written() {
+        let desk = Desk::new();
+        desk.remember(&id(1));
+        desk.forget(&id(1));
+        assert!(desk.is_wary());
     }
 }

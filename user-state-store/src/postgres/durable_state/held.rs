@@ -4,7 +4,7 @@
 //! some nothing can be asked: a row that another transaction is just making, or a row of another table that a
 //! constraint refers to. Those are tried, by one batch at a time, and each try waits as shortly as can be.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::cuts::Part;
@@ -22,6 +22,9 @@ const TRIAL: Duration = Duration::from_millis(50);
 /// How many rows that each waited alone are tried in a trial, to find out whether what they wait for is over.
 const SAMPLES: usize = 4;
 
+/// How often a row that was found free is sent past what is held. Whoever holds rows can be faster a few times.
+const PAST_HELD_MAX: u32 = 3;
+
 /// The writes of a group that wait for somebody else, by what they wait for.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -37,6 +40,8 @@ pub(super) struct Held {
     together: usize,
     /// Whether suspects came back since this was last asked.
     came_back: bool,
+    /// How often each row was found free, and sent past what is held.
+    tries: HashMap<usize, u32>,
 }
 
 impl Held {
@@ -71,6 +76,13 @@ impl Held {
         let count = self.together.min(self.suspects.len());
         self.together = count;
         self.suspects.drain(..count).collect()
+    }
+
+    /// Notes that a row is sent past what is held. Whether it was so often enough, and in vain.
+    fn is_left_out_again(&mut self, index: usize) -> bool {
+        let tries = self.tries.entry(index).or_default();
+        *tries += 1;
+        *tries > PAST_HELD_MAX
     }
 
     fn take_all(&mut self) -> Part {
@@ -160,8 +172,15 @@ impl Group<'_> {
                 }
             }
         }
+        // What is free and left out again and again is not left out for a lock: a trigger or a policy hides it.
+        let (hidden, free): (Part, Part) = free
+            .into_iter()
+            .partition(|index| self.held.is_left_out_again(*index));
         if !free.is_empty() {
             self.send(free, Way::PastHeld).await;
+        }
+        if !hidden.is_empty() {
+            self.send(hidden, Way::Usual).await;
         }
     }
 
