@@ -127,6 +127,16 @@ async fn a_table_that_takes_the_writes_of_entities_opens() -> Outcome {
         "CREATE TABLE users (id text PRIMARY KEY); INSERT INTO users VALUES ('mall-user');
          ALTER TABLE durable_state ADD FOREIGN KEY (persistence_id) REFERENCES users (id)",
         &refuse_others,
+        // NULL for the trial row alone.
+        "ALTER TABLE durable_state ADD mall text NOT NULL
+           GENERATED ALWAYS AS (substring(persistence_id FROM '^mall')) STORED",
+        &format!(
+            "ALTER TABLE durable_state ADD mall text NOT NULL; {}",
+            trigger(
+                "INSERT",
+                "NEW.mall := substring(NEW.persistence_id FROM '^mall'); RETURN NEW;"
+            )
+        ),
         // Only erasures remove rows.
         &trigger("DELETE", "RETURN NULL;"),
     ] {

@@ -1043,3 +1043,38 @@ async fn ids_that_are_no_text_do_not_hide_the_others() -> TestResult {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_trigger_that_refuses_a_row_harms_no_other_however_it_does_that() -> TestResult {
+    for raise in ["ABORT", "FAIL", "ROLLBACK"] {
+        for when in ["BEFORE", "AFTER"] {
+            let (_directory, path) = new_path()?;
+            let store = open(&path).await?;
+            let names: Vec<String> = (0..100).map(|number| format!("id-{number:03}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            create(&store, &names).await?;
+            let mut other = plain(&path).await?;
+            let trigger = format!(
+                "CREATE TRIGGER refuse {when} UPDATE ON durable_state
+                 WHEN NEW.persistence_id IN ('id-007', 'id-070')
+                 BEGIN SELECT RAISE({raise}, 'no'); END"
+            );
+            other.execute(&*trigger).await?;
+            let writes = names.iter().map(|name| put(name, 1, b"{}".to_vec()));
+            let outcomes = write(&store, writes.collect::<Result<_, _>>()?).await?;
+            for (name, outcome) in names.iter().zip(&outcomes) {
+                let is_refused =
+                    matches!(outcome, WriteOutcome::NotApplied(StoreError::Refused(_)));
+                let is_applied = matches!(outcome, WriteOutcome::Applied(_));
+                let refuses = ["id-007", "id-070"].contains(name);
+                assert_eq!(is_refused, refuses, "{raise} {when} {name}: {outcome:?}");
+                assert_eq!(is_applied, !refuses, "{raise} {when} {name}: {outcome:?}");
+                let row = load(&store, &[name]).await?.remove(0)?.ok_or("no row")?;
+                let expected = if refuses { 1 } else { 2 };
+                assert_eq!(row.revision.get(), expected, "{raise} {when} {name}");
+            }
+            store.close().await;
+        }
+    }
+    Ok(())
+}

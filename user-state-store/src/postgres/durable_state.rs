@@ -34,6 +34,8 @@ pub(super) use load::load;
 pub(super) use load::{SELECT_LENGTHS, SELECT_STATES};
 #[cfg(test)]
 pub(super) use locked::SELECT_STANDING;
+#[cfg(test)]
+pub(super) use probe::SELECT_UNFILLED;
 pub(super) use probe::{Known, try_writes};
 pub(super) use row::Micros;
 #[cfg(test)]

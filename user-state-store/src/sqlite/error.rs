@@ -71,6 +71,16 @@ pub(super) fn is_damage(error: &DatabaseError) -> bool {
         .is_ok_and(|code| code & 0xff == CORRUPT)
 }
 
+/// Whether a trigger raised it. `RAISE(FAIL)` leaves the row changed and `RAISE(ROLLBACK)` ends the transaction, and nothing
+/// tells these from `RAISE(ABORT)`.
+pub(super) fn is_of_trigger(error: &sqlx::Error) -> bool {
+    const CONSTRAINT_TRIGGER: &str = "1811";
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| code == CONSTRAINT_TRIGGER)
+}
+
 /// Reduces an error to what may be shown.
 pub(super) fn cause(error: &sqlx::Error) -> Cause {
     match error {

@@ -33,6 +33,43 @@ use crate::tags::Tags;
 /// A table that somebody holds locked is not waited for: that says nothing of its form.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '500ms'";
 
+/// Whether the table has a column that no row can fill: one of neither the store nor a default, nor a trigger. A NULL that
+/// was refused elsewhere came from the values of the trial row, such as in a generated column.
+pub(in crate::postgres) const SELECT_UNFILLED: &str = "\
+SELECT EXISTS (
+    SELECT
+    FROM pg_attribute AS a
+    WHERE a.attrelid = to_regclass($1)
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+      AND a.attnotnull
+      -- Generated columns and identities have one, too.
+      AND NOT a.atthasdef
+      AND a.attidentity = ''
+      AND a.attname::text <> ALL ($2::text[])
+  )
+  AND NOT EXISTS (
+    SELECT
+    FROM pg_trigger AS t
+    WHERE t.tgrelid = to_regclass($1)
+      AND NOT t.tgisinternal
+      -- For each row, before, on insert.
+      AND t.tgtype & 7 = 7
+  )";
+
+/// The columns that the store fills.
+const FILLED: [&str; 9] = [
+    "slice",
+    "entity_type",
+    "persistence_id",
+    "revision",
+    "db_timestamp",
+    "state_ser_id",
+    "state_ser_manifest",
+    "state_payload",
+    "tags",
+];
+
 /// What the trial should know of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::postgres) struct Known {
@@ -41,6 +78,9 @@ pub(in crate::postgres) struct Known {
     /// This role may remove rows. Only erasures need that.
     pub(in crate::postgres) may_delete: bool,
 }
+
+/// A NULL where the table takes none: not_null_violation.
+const NOT_NULL: &str = "23502";
 
 /// A statement of the trial that did not do its work.
 struct Failed {
@@ -80,6 +120,20 @@ pub(in crate::postgres) async fn try_writes(
                 "the column tags refuses NULL, so states without tags cannot be created"
             );
             continue;
+        }
+        if failed.refused_null() {
+            let asking = sqlx::query_scalar(SELECT_UNFILLED)
+                .bind(TABLE)
+                .bind(FILLED.map(str::to_owned).to_vec())
+                .fetch_one(&mut *connection);
+            let is_unfilled: bool = within(deadline, asking)
+                .await
+                .map_err(|_| OpenError::Unreachable(Cause::Deadline))?
+                .map_err(|error| open_error(&error))?;
+            if !is_unfilled {
+                failed.warn(NOT_NULL);
+                return Ok(());
+            }
         }
         return failed.judge(known);
     }
@@ -191,10 +245,24 @@ impl Failed {
         }
     }
 
+    fn refused_null(&self) -> bool {
+        self.answer().is_some_and(|error| error.code() == NOT_NULL)
+    }
+
     /// Whether a NULL in column `tags` was refused.
     fn needs_tags(&self) -> bool {
-        self.answer()
-            .is_some_and(|error| error.code() == "23502" && error.column() == Some("tags"))
+        self.refused_null()
+            && self
+                .answer()
+                .is_some_and(|error| error.column() == Some("tags"))
+    }
+
+    fn warn(&self, code: &str) {
+        tracing::warn!(
+            operation = self.operation,
+            code,
+            "the table refused a trial row, perhaps for its values alone; it may refuse others"
+        );
     }
 
     /// A refusal of the table, or a warning.
@@ -202,11 +270,7 @@ impl Failed {
         let operation = self.operation;
         let code = self.answer().map(PgDatabaseError::code).unwrap_or_default();
         match self.verdict(code, known) {
-            Verdict::OfThisRow => tracing::warn!(
-                operation,
-                code,
-                "the table refused a trial row, perhaps for its values alone; it may refuse others"
-            ),
+            Verdict::OfThisRow => self.warn(code),
             Verdict::Busy => tracing::warn!(
                 operation,
                 code,

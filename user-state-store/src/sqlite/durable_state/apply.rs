@@ -14,7 +14,7 @@ use sqlx::{Either, Executor as _, Row as _, SqliteConnection};
 use super::Query;
 use crate::error::StoreError;
 use crate::payload::SerializerId;
-use crate::sqlite::error::{Kind, before_commit, kind};
+use crate::sqlite::error::{Kind, before_commit, is_of_trigger, kind};
 use crate::store::{Change, Write, WriteOutcome};
 use crate::tags::Tags;
 
@@ -108,6 +108,16 @@ impl Statement {
     }
 }
 
+/// What the transaction is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transaction {
+    /// It can be committed.
+    Whole,
+    /// A trigger refused a write, which has its outcome, and what else became of the transaction is not known. All other
+    /// outcomes are void: roll back and begin again without that write.
+    Spoiled,
+}
+
 /// Applies the writes that have no outcome yet, each with an outcome of its own.
 ///
 /// # Errors
@@ -117,7 +127,7 @@ pub(super) async fn apply(
     writes: &[Write],
     outcomes: &mut [Option<WriteOutcome>],
     now: i64,
-) -> Result<(), sqlx::Error> {
+) -> Result<Transaction, sqlx::Error> {
     for statement in ALL {
         let open: Vec<usize> = (writes.iter().zip(&*outcomes).enumerate())
             .filter(|(_, (write, outcome))| outcome.is_none() && Statement::of(write) == statement)
@@ -130,11 +140,14 @@ pub(super) async fn apply(
             for write in together.iter().filter_map(|&place| writes.get(place)) {
                 query = bind(query, statement, write, now);
             }
-            let answered = answers(connection, query, together, outcomes).await?;
+            let (answered, transaction) = answers(connection, query, together, outcomes).await?;
+            if transaction == Transaction::Spoiled {
+                return Ok(transaction);
+            }
             rest = rest.get(answered..).unwrap_or_default();
         }
     }
-    Ok(())
+    Ok(Transaction::Whole)
 }
 
 /// Notes the outcomes of the statements of one text, and how many have one. A refused statement is the last.
@@ -143,11 +156,12 @@ async fn answers(
     query: Query<'_>,
     places: &[usize],
     outcomes: &mut [Option<WriteOutcome>],
-) -> Result<usize, sqlx::Error> {
+) -> Result<(usize, Transaction), sqlx::Error> {
     let mut answers = connection.fetch_many(query);
     let mut places = places.iter().zip(1..);
     let mut answered = 0;
     let mut outcome = WriteOutcome::Conflict;
+    let mut transaction = Transaction::Whole;
     loop {
         let ended = match answers.try_next().await {
             // The only row of its statement: it hit.
@@ -157,23 +171,26 @@ async fn answers(
                 continue;
             }
             Ok(Some(Either::Left(_))) => std::mem::replace(&mut outcome, WriteOutcome::Conflict),
-            Ok(None) => return Ok(answered),
-            // This value is refused, and the transaction goes on.
+            Ok(None) => return Ok((answered, transaction)),
+            // This value is refused, and the transaction goes on, unless a trigger did something to it.
             Err(error) if kind(&error) == Kind::Refused => {
+                if is_of_trigger(&error) {
+                    transaction = Transaction::Spoiled;
+                }
                 WriteOutcome::NotApplied(before_commit(&error))
             }
             Err(error) => return Err(error),
         };
         let refused = matches!(ended, WriteOutcome::NotApplied(_));
         let Some((&place, number)) = places.next() else {
-            return Ok(answered);
+            return Ok((answered, transaction));
         };
         if let Some(slot) = outcomes.get_mut(place) {
             *slot = Some(ended);
         }
         answered = number;
         if refused {
-            return Ok(answered);
+            return Ok((answered, transaction));
         }
     }
 }

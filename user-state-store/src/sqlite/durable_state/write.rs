@@ -13,7 +13,7 @@
 //! the same compare-and-set decides, and no session has to be fenced. A `COMMIT` into a file that was removed or replaced
 //! meanwhile is unknown, too: see `sqlite/watch.rs`.
 
-use super::apply::{apply, refusal};
+use super::apply::{Transaction, apply, refusal};
 use super::{Failure, run};
 use crate::error::{Cause, StoreError};
 use crate::sqlite::connection::Lane;
@@ -41,16 +41,30 @@ pub(in crate::sqlite) async fn write(
         Ok(lease) => lease,
         Err(error) => return refuse_all(error),
     };
-    if let Err(error) = run(deadline, sqlx::query(BEGIN).execute(lease.connection())).await {
-        return refuse_all(error.before_commit());
-    }
-    let now = now();
     let mut answered: Vec<Option<WriteOutcome>> = writes
         .iter()
         .map(|write| refusal(write, payload_bytes_max))
         .collect();
-    let applying = apply(lease.connection(), writes, &mut answered, now);
-    let applied = run(deadline, applying).await;
+    let applied = loop {
+        if let Err(error) = run(deadline, sqlx::query(BEGIN).execute(lease.connection())).await {
+            break Err(error);
+        }
+        let applying = apply(lease.connection(), writes, &mut answered, now());
+        match run(deadline, applying).await {
+            Ok(Transaction::Whole) => break Ok(()),
+            Ok(Transaction::Spoiled) => {}
+            Err(error) => break Err(error),
+        }
+        // It has no transaction any more if the trigger ended that.
+        let rolling_back = sqlx::query(ROLLBACK).execute(lease.connection());
+        if let Err(error @ Failure::Deadline) = run(deadline, rolling_back).await {
+            break Err(error);
+        }
+        // Each time one more write is refused, so this ends.
+        for outcome in &mut answered {
+            outcome.take_if(|outcome| !matches!(outcome, WriteOutcome::NotApplied(_)));
+        }
+    };
     let error = match &applied {
         Ok(()) => StoreError::Unavailable(Cause::Protocol),
         Err(error) => error.before_commit(),
