@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor as _, FromRow, PgConnection, Row as _};
-use url::Url;
 use throwaway_postgres::TestDatabase;
+use url::Url;
 use user_state_store::{ConnectOptions, DurableStateStore};
 
 use crate::case::AnyError;

@@ -280,7 +280,9 @@ async fn a_feed_whose_end_is_ahead_of_the_servers_clock_reads_each_row_before_th
         )
         .await?;
     let store = open(&database).await?;
-    let now = DateTime::from_timestamp_micros(Utc::now().timestamp_micros()).ok_or("no time")?;
+    let now: DateTime<Utc> = sqlx::query_scalar("SELECT now()")
+        .fetch_one(&mut database.connect().await?)
+        .await?;
     let until = now + TimeDelta::minutes(200) + TimeDelta::seconds(30);
     for rows_max in [None, NonZeroUsize::new(60)] {
         for length in [None, Some(TimeDelta::minutes(50))] {

@@ -79,7 +79,7 @@ pub(in crate::postgres) struct Known {
     pub(in crate::postgres) may_delete: bool,
 }
 
-/// A NULL where the table takes none: not_null_violation.
+/// A NULL where the table takes none: `not_null_violation`.
 const NOT_NULL: &str = "23502";
 
 /// A statement of the trial that did not do its work.
