@@ -1,7 +1,7 @@
 //! `store`: the store's `write_early` by the batch, while somebody else holds the rows of other users locked.
 //!
-//! A measurement has two halves, one right after the other on one database: without held rows, and with. So what the
-//! others lose is a ratio of figures that share the machine's mood.
+//! A measurement has two halves, one right after the other on one database: the same rows are held in both, and written in
+//! the second one only. So what the others lose is a ratio of figures that share the machine's mood.
 //!
 //! Each lane keeps a batch of users whom nobody holds on its way, and sends the next one when all of these are
 //! answered. A user who is held goes along whenever no write of this user is on its way, as a runtime would send it; such
@@ -75,15 +75,16 @@ impl Contender for Store {
         };
         self.table = Some(Arc::clone(&table));
         let store = open::open(&url).await?;
+        // An open transaction keeps the dead rows of everybody else. So it is open in both halves, each begins with none,
+        // and in the first one nobody writes what it holds.
+        let holder = hold(&url, &table, rows).await?;
         let free = measure(case, rows, &table, &store, Vec::new(), world.timing).await?;
-        let mut holder = hold(&url, &table, rows).await?;
+        release(holder).await?;
+        world.databases.settled(&wanted).await?;
+        let holder = hold(&url, &table, rows).await?;
         let held = (0..rows).collect();
         let beside = measure(case, rows, &table, &store, held, world.timing).await?;
-        let released = async {
-            holder.execute("ROLLBACK").await?;
-            holder.close().await
-        };
-        released.await.map_err(|error| failed(&error))?;
+        release(holder).await?;
         store.close().await;
         let (Some(without), Some(with)) = (free.per_second, beside.per_second) else {
             return Ok(beside);
@@ -144,6 +145,14 @@ async fn hold(url: &str, table: &Table, rows: usize) -> Result<PgConnection, Fai
         Ok(holder)
     };
     holding.await.map_err(|error| failed(&error))
+}
+
+async fn release(mut holder: PgConnection) -> Result<(), Failure> {
+    let released = async {
+        holder.execute("ROLLBACK").await?;
+        holder.close().await
+    };
+    released.await.map_err(|error| failed(&error))
 }
 
 impl lanes::Lane for Lane {
