@@ -211,7 +211,8 @@ impl ConnectOptions {
     /// `postgres://user:password@host:port/database` (or `postgresql:`), or `sqlite:PATH`. Parameters of PostgreSQL are
     /// libpq's:
     /// - `application_name`, `fallback_application_name`, `host` (also a socket's directory), `port`, `user`, `password`,
-    ///   `dbname` and `options` mean what they mean there.
+    ///   `dbname` and `options` mean what they mean there. Of `options`, what the store sets itself gives way to its own
+    ///   values: time-outs (see [`StoreSettings`]), isolation, and how its statements are planned.
     /// - `sslmode`, `sslrootcert` (`system` for the well-known authorities alone), `sslcert` and `sslkey`: unencrypted PEM
     ///   files.
     /// - `connect_timeout` sets [`StoreSettings::connect_timeout`], in seconds; 0 stands for the longest, an hour.

@@ -254,6 +254,8 @@ fn accept(name: &str, value: &str, query: &str) -> Result<(), OpenError> {
     let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '_';
     let problem = if query.contains('@') {
         "an `@` in an unknown parameter; percent-encode the password".to_owned()
+    } else if query.contains("password=") {
+        "an unknown parameter; percent-encode the password, or leave the parameter out".to_owned()
     } else if name.chars().all(is_name) {
         format!("unknown parameter {name}; leave it out")
     } else {
@@ -432,5 +434,15 @@ mod tests {
         }
         let (asked, kept) = taken("sslrootcert=system").unwrap();
         assert!(asked.system_roots && kept.is_empty());
+    }
+
+    #[test]
+    fn no_piece_of_a_password_is_named() {
+        let url = "postgres://h/d?user=u&password=abc&secretpart";
+        let error = crate::connect::ConnectOptions::parse(url).unwrap_err();
+        assert!(
+            !format!("{error} {error:?}").contains("secretpart"),
+            "{error}"
+        );
     }
 }
