@@ -13,7 +13,6 @@
 //! fencing end somebody else's work); a second server that took over while the first still runs.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use sqlx::PgPool;
@@ -182,16 +181,7 @@ impl DurableStateStore for PostgresStore {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
-        let early = Mutex::new(Vec::new());
-        let collecting = |settled| {
-            early
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend(settled);
-        };
-        let last = self.write_early(batch, &collecting).await;
-        let early = early.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Settled::collect(batch.writes().len(), early.into_iter().chain(last))
+        Settled::all_of(self, batch).await
     }
 
     async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {

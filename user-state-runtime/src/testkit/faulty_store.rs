@@ -257,16 +257,7 @@ impl DurableStateStore for FaultyStore {
     }
 
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
-        let early = Mutex::new(Vec::new());
-        let collecting = |settled| {
-            early
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend(settled);
-        };
-        let last = self.write_early(batch, &collecting).await;
-        let early = early.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Settled::collect(batch.writes().len(), early.into_iter().chain(last))
+        Settled::all_of(self, batch).await
     }
 
     async fn write_early(&self, batch: &WriteBatch, early: &Early<'_>) -> Vec<Settled> {

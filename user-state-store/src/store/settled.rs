@@ -1,23 +1,23 @@
 //! Outcomes that know which write they are of, so that they can be reported in any order.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::error::Cause;
-use crate::store::{UnknownOutcome, WriteOutcome};
+use crate::store::{DurableStateStore, UnknownOutcome, WriteBatch, WriteOutcome};
 
 /// What [`DurableStateStore::write_early`](crate::DurableStateStore::write_early) calls with outcomes that are known before
 /// the others of their batch.
 ///
 /// ```
-/// use std::sync::Mutex;
-/// use user_state_store::{DurableStateStore, Settled, WriteBatch, WriteOutcome};
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use user_state_store::{DurableStateStore, WriteBatch};
 ///
-/// /// The outcomes of a batch, in its order.
-/// async fn outcomes(store: &dyn DurableStateStore, batch: &WriteBatch) -> Vec<WriteOutcome> {
-///     let early = Mutex::new(Vec::new());
-///     let last = store
-///         .write_early(batch, &|settled| early.lock().unwrap().extend(settled))
-///         .await;
-///     let early = early.into_inner().unwrap();
-///     Settled::collect(batch.writes().len(), early.into_iter().chain(last))
+/// /// How many writes of a batch were reported before the others.
+/// async fn early(store: &dyn DurableStateStore, batch: &WriteBatch) -> usize {
+///     let early = AtomicUsize::new(0);
+///     let count = |settled: Vec<_>| drop(early.fetch_add(settled.len(), Ordering::Relaxed));
+///     store.write_early(batch, &count).await;
+///     early.into_inner()
 /// }
 /// ```
 pub type Early<'a> = dyn Fn(Vec<Settled>) + Send + Sync + 'a;
@@ -38,6 +38,24 @@ impl Settled {
         settled
             .map(|(index, outcome)| Self { index, outcome })
             .collect()
+    }
+
+    /// Writes a batch by [`DurableStateStore::write_early`] and waits for all of it: what
+    /// [`DurableStateStore::write`] is in a store that reports early.
+    ///
+    /// # Cancel safety
+    /// As for [`DurableStateStore::write`].
+    pub async fn all_of(store: &dyn DurableStateStore, batch: &WriteBatch) -> Vec<WriteOutcome> {
+        let early = Mutex::new(Vec::new());
+        let collecting = |settled| {
+            early
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(settled);
+        };
+        let last = store.write_early(batch, &collecting).await;
+        let early = early.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self::collect(batch.writes().len(), early.into_iter().chain(last))
     }
 
     /// The outcomes in the order of a batch of so many writes. A write without an outcome may have been applied.
