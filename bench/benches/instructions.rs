@@ -56,10 +56,7 @@ fn live() -> (Tokio, Vec<EntityRef<UserState>>) {
     let tokio = Builder::new_current_thread().enable_all().build().unwrap();
     let users = tokio.block_on(async {
         // As many shards as the machine has cores would be as many results.
-        let settings = Settings {
-            shards: 1,
-            ..Settings::default()
-        };
+        let settings = Settings::default().shards(1);
         let store = Arc::new(InstantStore::new());
         let runtime = Runtime::for_users(store)
             .settings(settings)

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use cqrs_es::Aggregate;
 use user_state_store::{DeleteForm, DurableStateStore, StateMapping, TAGS_MAX, Writers};
 
-use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::error::StartError;
 use crate::lifecycle::Publisher;
 use crate::policy::ConflictPolicy;
+use crate::running::Running;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::stats::ShardCounters;
+use crate::time_source::TimeSource;
 
 /// A runtime about to be started; made by [`Runtime::builder`] or [`Runtime::for_users`].
 ///
@@ -27,10 +28,12 @@ use crate::stats::ShardCounters;
 /// use user_state_runtime::{Runtime, Settings};
 /// use user_state_store::{DeleteForm, Tz, UserStateMapping};
 ///
+/// let settings = Settings::default()
+///     .idle_timeout(Duration::from_mins(5))
+///     .live_entities_max(10_000);
 /// let seoul = UserStateMapping::new().zone(Tz::Asia__Seoul);
 /// let runtime = Runtime::for_users_as(store, seoul)
-///     .settings(Settings { live_entities_max: 10_000, ..Settings::default() })
-///     .idle_timeout(Duration::from_mins(5))
+///     .settings(settings)
 ///     .delete_form(DeleteForm::Reset)
 ///     .start()?;
 /// # runtime.shutdown().await?;
@@ -45,8 +48,24 @@ pub struct RuntimeBuilder<A: Aggregate> {
     conflict_policy: ConflictPolicy<A>,
     delete_form: DeleteForm,
     writers: Writers,
-    clock: Option<Arc<dyn Clock>>,
+    time: TimeSource,
     settings: Settings,
+}
+
+impl<A> Runtime<A>
+where
+    A: Aggregate + Clone + 'static,
+    A::Command: Send + 'static,
+    A::Error: Send + Sync + 'static,
+{
+    /// A runtime about to be configured: where states are kept, in which form, and what handlers may call.
+    pub fn builder(
+        store: Arc<dyn DurableStateStore>,
+        mapping: impl StateMapping<A>,
+        services: A::Services,
+    ) -> RuntimeBuilder<A> {
+        RuntimeBuilder::new(store, Arc::new(mapping), Arc::new(services))
+    }
 }
 
 impl<A> RuntimeBuilder<A>
@@ -55,7 +74,7 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    pub(crate) fn new(
+    fn new(
         store: Arc<dyn DurableStateStore>,
         mapping: Arc<dyn StateMapping<A>>,
         services: Arc<A::Services>,
@@ -67,7 +86,7 @@ where
             conflict_policy: ConflictPolicy::fail(),
             delete_form: DeleteForm::default(),
             writers: Writers::Shared,
-            clock: None,
+            time: TimeSource::default(),
             settings: Settings::default(),
         }
     }
@@ -92,9 +111,10 @@ where
         self
     }
 
-    /// Where time is read. Default [`SystemClock`].
-    pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Some(Arc::new(clock));
+    /// Where time is read: a [`Clock`](crate::Clock), or the test kit's `ManualTime`. Default
+    /// [`SystemClock`](crate::SystemClock).
+    pub fn clock(mut self, time: impl Into<TimeSource>) -> Self {
+        self.time = time.into();
         self
     }
 
@@ -104,16 +124,10 @@ where
         self
     }
 
-    /// How long an entity may be idle before it passivates. Default 30 minutes.
-    pub fn idle_timeout(mut self, idle_timeout: std::time::Duration) -> Self {
-        self.settings.idle_timeout = idle_timeout;
-        self
-    }
-
     /// Starts the shards on the current tokio runtime. Does no I/O.
     ///
     /// # Errors
-    /// Where a limit leaves no room to work, or there is no tokio runtime.
+    /// When a setting is out of its range, the mapping gives too many tags, or there is no tokio runtime.
     pub fn start(self) -> Result<Runtime<A>, StartError> {
         tokio::runtime::Handle::try_current().map_err(|_| StartError::NoTokioRuntime)?;
         let settings = self.settings.checked()?;
@@ -121,9 +135,9 @@ where
         if tags.len() > TAGS_MAX {
             return Err(StartError::TooManyTags { tags: tags.len() });
         }
-        Ok(Runtime::start(Context {
+        let running = Running::start(Context {
             lifecycle: Publisher::new(settings.lifecycle_events_max),
-            counters: ShardCounters::new(settings.shards),
+            counters: ShardCounters::new(settings.shards, A::TYPE),
             settings,
             store: self.store,
             tags,
@@ -132,20 +146,21 @@ where
             conflict_policy: self.conflict_policy,
             delete_form: self.delete_form,
             writers: self.writers,
-            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
-        }))
+            clock: self.time.clock(),
+        });
+        self.time.attach(|| running.barrier());
+        Ok(Runtime::of(running))
     }
 }
 
 impl<A: Aggregate> fmt::Debug for RuntimeBuilder<A> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("RuntimeBuilder")
-            .field("aggregate", &A::TYPE)
-            .field("store", &self.store)
-            .field("conflict_policy", &self.conflict_policy)
-            .field("delete_form", &self.delete_form)
-            .field("settings", &self.settings)
-            .finish_non_exhaustive()
+        write!(
+            formatter,
+            "RuntimeBuilder({}, {:?}, {:?})",
+            A::TYPE,
+            self.delete_form,
+            self.conflict_policy
+        )
     }
 }

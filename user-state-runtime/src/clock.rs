@@ -3,8 +3,8 @@
 //! **Problem.** Idle time-outs of half an hour have to be tested exactly, in milliseconds, with a real database
 //! underneath. Tokio's paused time cannot do that: it races ahead while a socket is waited for.
 //!
-//! **How.** The runtime reads time through a [`Clock`] only. [`SystemClock`] reads the machine's clocks; the test
-//! kit's `ManualTime` stands still until it is advanced.
+//! **How.** The runtime reads time through a [`Clock`] only. [`SystemClock`] reads the machine's clocks; the one behind the
+//! test kit's `ManualTime` stands still until it is advanced.
 //!
 //! **Not here.** Deadlines of database calls: they are always real time.
 
@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-
-use crate::barrier::Barrier;
 
 /// A reading of a clock: the time since that clock's origin, in whole nanoseconds.
 ///
@@ -65,15 +63,11 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The calendar time, for instants that are stored.
     fn utc_now(&self) -> DateTime<Utc>;
 
-    /// Returns when `now` has reached `moment`, or never where advancing passes a [`Barrier`] instead.
+    /// Returns when `now` has reached `moment`.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
     async fn sleep_until(&self, moment: Moment);
-
-    /// Told by each runtime that starts on this clock; a clock that is moved by hand passes the barrier when
-    /// it moves. Others ignore it.
-    fn attach(&self, _barrier: Barrier) {}
 }
 
 /// The machine's clocks: monotonic for idle time, calendar for stored instants.
@@ -84,7 +78,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 /// let clock = SystemClock::new();
 /// assert!(clock.now() <= clock.now());
 /// ```
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct SystemClock {
     origin: tokio::time::Instant,
 }
@@ -101,6 +95,12 @@ impl SystemClock {
 impl Default for SystemClock {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl fmt::Debug for SystemClock {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SystemClock")
     }
 }
 

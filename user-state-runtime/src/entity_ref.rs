@@ -1,20 +1,23 @@
 //! The handle to one entity.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use cqrs_es::Aggregate;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::Permit;
+use tokio::sync::mpsc::error::TrySendError;
 use user_state_store::{PersistenceId, Revision};
 
 use crate::error::{ExecuteError, RequestError, TellError};
 use crate::request::{self, Message, Reply, Request, Versioned};
-use crate::runtime::Inner;
+use crate::running::Running;
 use crate::shard::Mail;
 
 /// A handle to one entity, live or not: the next message brings it to life.
 ///
-/// Cheap to make and to clone. While handles exist, the runtime's shards keep running.
+/// Cheap to make and to clone. While handles exist, the runtime's shards keep running. Two are equal when they are of the
+/// same runtime and the same id.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -33,19 +36,20 @@ use crate::shard::Mail;
 /// assert_eq!(user.state().await?.state.last_cart_used, Some(at));
 /// assert_eq!(user.delete().await?.get(), 3, "the empty state is one more revision");
 /// assert_eq!(user.state_confirmed().await?.state.last_login, None);
+/// assert_eq!(user, runtime.entity(user.persistence_id().clone()));
 /// # Ok(())
 /// # }
 /// ```
 pub struct EntityRef<A: Aggregate> {
-    runtime: Arc<Inner<A>>,
+    runtime: Arc<Running<A>>,
     persistence_id: PersistenceId,
     shard: usize,
 }
 
-/// Why a message did not reach its shard's mailbox.
-enum NotSent<A: Aggregate> {
-    Full(Request<A>),
-    Closed(Request<A>),
+/// Why a mailbox takes nothing.
+enum NoRoom {
+    Full,
+    Closed,
 }
 
 impl<A> EntityRef<A>
@@ -54,7 +58,7 @@ where
     A::Command: Send + 'static,
     A::Error: Send + Sync + 'static,
 {
-    pub(crate) fn new(runtime: Arc<Inner<A>>, persistence_id: PersistenceId) -> Self {
+    pub(crate) fn new(runtime: Arc<Running<A>>, persistence_id: PersistenceId) -> Self {
         let shard = runtime.shard_of(&persistence_id);
         Self {
             runtime,
@@ -72,17 +76,21 @@ where
     /// makes no event returns the current revision.
     ///
     /// # Errors
-    /// Three outcomes only: acknowledged, surely not applied, and [`ExecuteError::Unknown`].
+    /// Three outcomes only: acknowledged, definitely not applied, and [`ExecuteError::Unknown`].
     ///
     /// # Cancel safety
     /// Dropping the future after its first poll stops the waiting only: the command may still be executed.
     pub async fn execute(&self, command: A::Command) -> Result<Revision, ExecuteError<A>> {
-        let (reply, answer) = oneshot::async_channel();
-        self.send(Request::Execute {
-            command: Some(command),
-            reply,
-        })
-        .map_err(NotSent::into_execute)?;
+        let answer = match self.room() {
+            Ok(room) => {
+                let (reply, answer) = oneshot::async_channel();
+                let command = Some(command);
+                room.send(self.mail(Request::Execute { command, reply }));
+                answer
+            }
+            Err(NoRoom::Full) => return Err(ExecuteError::Overloaded(command)),
+            Err(NoRoom::Closed) => return Err(ExecuteError::Closed(command)),
+        };
         // A shard that ends without an answer may have sent the write.
         request::received(answer.await, || ExecuteError::Unknown)
     }
@@ -91,18 +99,23 @@ where
     /// lifecycle stream and the counters only.
     ///
     /// # Errors
-    /// Where the mailbox is full or closed; the command comes back.
+    /// When the mailbox is full or closed; the command comes back.
     pub fn tell(&self, command: A::Command) -> Result<(), TellError<A>> {
-        self.send(Request::Tell {
-            command: Some(command),
-        })
-        .map_err(NotSent::into_tell)
+        match self.room() {
+            Ok(room) => {
+                let command = Some(command);
+                room.send(self.mail(Request::Tell { command }));
+                Ok(())
+            }
+            Err(NoRoom::Full) => Err(TellError::Overloaded(command)),
+            Err(NoRoom::Closed) => Err(TellError::Closed(command)),
+        }
     }
 
     /// Reads the state: linearizable, and never one that is not durable. From memory where the entity is live.
     ///
     /// # Errors
-    /// Where the entity cannot be recovered, or a bound was reached.
+    /// When the entity cannot be recovered, or a bound was reached.
     ///
     /// # Cancel safety
     /// Dropping the future loses the answer only.
@@ -128,7 +141,7 @@ where
     /// Commands before it are made durable first; those behind it run on the empty state.
     ///
     /// # Errors
-    /// Three outcomes only: deleted, surely not deleted, and [`RequestError::Unknown`].
+    /// Three outcomes only: deleted, definitely not deleted, and [`RequestError::Unknown`].
     ///
     /// # Cancel safety
     /// Dropping the future after its first poll stops the waiting only: the state may still be deleted.
@@ -165,60 +178,36 @@ where
         unanswered: impl FnOnce() -> RequestError,
         request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
     ) -> Result<T, RequestError> {
-        let (reply, answer) = oneshot::async_channel();
-        self.send(request(reply))
-            .map_err(|not_sent| match not_sent {
-                NotSent::Full(_) => RequestError::Overloaded,
-                NotSent::Closed(_) => RequestError::Closed,
-            })?;
+        let answer = match self.room() {
+            Ok(room) => {
+                let (reply, answer) = oneshot::async_channel();
+                room.send(self.mail(request(reply)));
+                answer
+            }
+            Err(NoRoom::Full) => return Err(RequestError::Overloaded),
+            Err(NoRoom::Closed) => return Err(RequestError::Closed),
+        };
         request::received(answer.await, unanswered)
     }
 
-    fn send(&self, request: Request<A>) -> Result<(), NotSent<A>> {
-        let mail = Mail::Request(Message {
+    /// A place in the shard's mailbox.
+    fn room(&self) -> Result<Permit<'_, Mail<A>>, NoRoom> {
+        let mailbox = self.runtime.mailbox(self.shard);
+        mailbox.try_reserve().map_err(|refused| match refused {
+            TrySendError::Full(()) => {
+                self.runtime.counters(self.shard).overloaded(1);
+                NoRoom::Full
+            }
+            TrySendError::Closed(()) => NoRoom::Closed,
+        })
+    }
+
+    fn mail(&self, request: Request<A>) -> Mail<A> {
+        Mail::Request(Message {
             persistence_id: self.persistence_id.clone(),
             accepted_at: self.runtime.clock().now(),
             request,
-        });
-        match self.runtime.mailbox(self.shard).try_send(mail) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(Mail::Request(message))) => {
-                self.runtime.counters(self.shard).overloaded(1);
-                Err(NotSent::Full(message.request))
-            }
-            Err(mpsc::error::TrySendError::Closed(Mail::Request(message))) => {
-                Err(NotSent::Closed(message.request))
-            }
-            Err(_) => unreachable!("a mailbox that takes no mail gives the same mail back"),
-        }
-    }
-}
-
-impl<A: Aggregate> NotSent<A> {
-    fn into_execute(self) -> ExecuteError<A> {
-        match self {
-            Self::Full(Request::Execute {
-                command: Some(command),
-                ..
-            }) => ExecuteError::Overloaded(command),
-            Self::Closed(Request::Execute {
-                command: Some(command),
-                ..
-            }) => ExecuteError::Closed(command),
-            _ => unreachable!("a command that was not sent comes back"),
-        }
-    }
-
-    fn into_tell(self) -> TellError<A> {
-        match self {
-            Self::Full(Request::Tell {
-                command: Some(command),
-            }) => TellError::Overloaded(command),
-            Self::Closed(Request::Tell {
-                command: Some(command),
-            }) => TellError::Closed(command),
-            _ => unreachable!("a command that was not sent comes back"),
-        }
+        })
     }
 }
 
@@ -232,11 +221,28 @@ impl<A: Aggregate> Clone for EntityRef<A> {
     }
 }
 
+impl<A: Aggregate> PartialEq for EntityRef<A> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.runtime, &other.runtime) && self.persistence_id == other.persistence_id
+    }
+}
+
+impl<A: Aggregate> Eq for EntityRef<A> {}
+
+impl<A: Aggregate> Hash for EntityRef<A> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.runtime).hash(state);
+        self.persistence_id.hash(state);
+    }
+}
+
 impl<A: Aggregate> fmt::Debug for EntityRef<A> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_tuple("EntityRef")
-            .field(&self.persistence_id)
-            .finish()
+        write!(
+            formatter,
+            "EntityRef({}, {:?})",
+            A::TYPE,
+            self.persistence_id.as_str()
+        )
     }
 }

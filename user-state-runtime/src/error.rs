@@ -3,7 +3,7 @@
 use std::fmt;
 
 use cqrs_es::Aggregate;
-use user_state_store::{PersistenceId, StoreError};
+use user_state_store::{InvalidSetting, PersistenceId, StoreError};
 
 /// Why a command was not acknowledged, sorted by what the caller can do next.
 ///
@@ -100,22 +100,15 @@ pub enum TellError<A: Aggregate> {
 /// ```
 /// use user_state_runtime::StartError;
 ///
-/// assert_eq!(StartError::ZeroLimit("shards").to_string(), "shards must be at least 1");
+/// let error = StartError::TooManyTags { tags: 17 };
+/// assert_eq!(error.to_string(), "the mapping gives 17 tags, a row has at most 16");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A limit that leaves no room to work.
-    #[error("{0} must be at least 1")]
-    ZeroLimit(&'static str),
-    /// A limit that no machine has the memory for.
-    #[error("{name} must be at most {ceiling}")]
-    LimitTooLarge {
-        /// The limit.
-        name: &'static str,
-        /// The most it may be.
-        ceiling: usize,
-    },
+    /// A setting is out of its range.
+    #[error(transparent)]
+    InvalidSetting(#[from] InvalidSetting),
     /// The mapping gives more tags than a row may have.
     #[error(
         "the mapping gives {tags} tags, a row has at most {}",

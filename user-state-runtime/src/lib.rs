@@ -58,19 +58,22 @@ mod error;
 mod handler;
 mod lifecycle;
 mod pending;
+mod placement;
 mod policy;
 mod request;
 mod row;
+mod running;
 mod runtime;
 mod settings;
 mod shard;
 mod stats;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod time_source;
 mod users;
 mod work;
 
-pub use barrier::{Barrier, BarrierError};
+pub use barrier::BarrierError;
 pub use builder::RuntimeBuilder;
 pub use clock::{Clock, Moment, SystemClock};
 pub use entity_ref::EntityRef;
@@ -81,6 +84,7 @@ pub use request::Versioned;
 pub use runtime::{Runtime, ShutdownTimedOut};
 pub use settings::Settings;
 pub use stats::Stats;
+pub use time_source::TimeSource;
 
 /// The tutorial: every program in the project's README is a doc test.
 #[cfg(doctest)]

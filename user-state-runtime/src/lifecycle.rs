@@ -2,10 +2,15 @@
 //!
 //! Bounded per subscriber: one that is slow loses events and is told how many; a shard never waits for it.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::broadcast;
+use tokio::task::coop::unconstrained;
 use user_state_store::{PersistenceId, Revision};
 
 /// Something that happened to an entity.
@@ -92,7 +97,9 @@ pub enum FailureReason {
     Closed,
 }
 
-/// A subscription to the lifecycle stream, from the moment it was made.
+/// A subscription to what happens to entities, from the moment it was made: a [`Stream`] that ends with the runtime.
+///
+/// A subscriber that reads too slowly gets [`Lagged`] as an item, and then the events that were kept.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -100,21 +107,28 @@ pub enum FailureReason {
 /// # let directory = tempfile::tempdir()?;
 /// # let url = format!("sqlite:{}", directory.path().join("state.db").display());
 /// # let store = user_state_store::connect(&url.parse()?).await?;
+/// use futures_util::TryStreamExt as _;
 /// use user_state_runtime::{LifecycleEvent, Runtime};
 ///
 /// let runtime = Runtime::for_users(store).start()?;
 /// let mut lifecycle = runtime.lifecycle();
 /// runtime.user(&"mall-user".parse()?).state().await?;
-/// assert!(matches!(lifecycle.next().await?, Some(LifecycleEvent::Recovered { .. })));
-/// # runtime.shutdown().await;
+/// let event = lifecycle.recv().await.ok_or("the runtime has ended")??;
+/// assert!(matches!(event, LifecycleEvent::Recovered { .. }));
+///
+/// runtime.shutdown().await?;
+/// let rest: Vec<LifecycleEvent> = lifecycle.try_collect().await?;
+/// assert!(rest.is_empty(), "an entity that was only read has nothing to write");
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Lifecycle {
-    receiver: broadcast::Receiver<LifecycleEvent>,
+    events: Events,
     subscribers: Arc<AtomicUsize>,
 }
+
+/// The receiver as a stream, which owns the future that waits for the next event.
+type Events = Pin<Box<dyn Stream<Item = Result<LifecycleEvent, Lagged>> + Send + Sync>>;
 
 /// This many events were lost, because the subscriber was too slow. The stream goes on behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -122,31 +136,47 @@ pub struct Lifecycle {
 pub struct Lagged(pub u64);
 
 impl Lifecycle {
-    /// The next event; `None` when the runtime has ended.
-    ///
-    /// # Errors
-    /// Where events were lost since the last call.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses no event.
-    pub async fn next(&mut self) -> Result<Option<LifecycleEvent>, Lagged> {
-        match self.receiver.recv().await {
-            Ok(event) => Ok(Some(event)),
-            Err(broadcast::error::RecvError::Closed) => Ok(None),
-            Err(broadcast::error::RecvError::Lagged(lost)) => Err(Lagged(lost)),
+    fn new(receiver: broadcast::Receiver<LifecycleEvent>, subscribers: Arc<AtomicUsize>) -> Self {
+        let events = stream::unfold(receiver, async |mut receiver| {
+            let item = match receiver.recv().await {
+                Ok(event) => Ok(event),
+                Err(broadcast::error::RecvError::Lagged(lost)) => Err(Lagged(lost)),
+                Err(broadcast::error::RecvError::Closed) => return None,
+            };
+            Some((item, receiver))
+        });
+        Self {
+            events: Box::pin(events.fuse()),
+            subscribers,
         }
     }
 
-    /// The next event that has happened already; `None` when there is none (yet).
+    /// The next event, or how many were lost before it; `None` when the runtime has ended.
     ///
-    /// # Errors
-    /// Where events were lost since the last call.
-    pub fn try_next(&mut self) -> Result<Option<LifecycleEvent>, Lagged> {
-        match self.receiver.try_recv() {
-            Ok(event) => Ok(Some(event)),
-            Err(broadcast::error::TryRecvError::Lagged(lost)) => Err(Lagged(lost)),
-            Err(_) => Ok(None),
-        }
+    /// # Cancel safety
+    /// Dropping the future loses no event.
+    pub async fn recv(&mut self) -> Option<Result<LifecycleEvent, Lagged>> {
+        self.events.next().await
+    }
+
+    /// What [`Lifecycle::recv`] has at once; `None` when nothing has happened since, or the runtime has ended.
+    pub fn try_recv(&mut self) -> Option<Result<LifecycleEvent, Lagged>> {
+        // A task that has done much is made to wait by tokio, which would look like no event.
+        unconstrained(self.events.next()).now_or_never().flatten()
+    }
+}
+
+impl Stream for Lifecycle {
+    type Item = Result<LifecycleEvent, Lagged>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for Lifecycle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Lifecycle")
     }
 }
 
@@ -177,12 +207,10 @@ impl Publisher {
         self.subscribers.fetch_add(1, Ordering::Relaxed);
         let sender = self.sender.read().unwrap_or_else(PoisonError::into_inner);
         let ended = || broadcast::channel(1).1;
-        Lifecycle {
-            receiver: sender
-                .as_ref()
-                .map_or_else(ended, broadcast::Sender::subscribe),
-            subscribers: Arc::clone(&self.subscribers),
-        }
+        let receiver = sender
+            .as_ref()
+            .map_or_else(ended, broadcast::Sender::subscribe);
+        Lifecycle::new(receiver, Arc::clone(&self.subscribers))
     }
 
     pub(crate) fn publish(&self, event: impl FnOnce() -> LifecycleEvent) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($( $(#[$doc:meta])* $name:ident => $metric:literal, )+) => {
+    ($( #[doc = $doc:literal] $name:ident => $metric:literal, )+) => {
         /// What a runtime has done since it started, and what it holds now.
         ///
         /// A reading is not a snapshot: counters move while they are read.
@@ -18,7 +18,7 @@ macro_rules! counters {
         pub struct Stats {
             /// Entities in memory now.
             pub live: u64,
-            $( $(#[$doc])* pub $name: u64, )+
+            $( #[doc = $doc] pub $name: u64, )+
         }
 
         /// The counters of one shard. In cache lines of their own: they move with every command, and processors that
@@ -31,15 +31,21 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Counters that also feed the recorder of the `metrics` crate that is installed now.
-            fn new() -> Self {
+            /// Counters that also feed the recorder of the `metrics` crate that is installed now, under the name of the
+            /// aggregate.
+            fn new(aggregate: &'static str) -> Self {
                 Self {
                     live: AtomicU64::new(0),
                     $( $name: Counter {
                         count: AtomicU64::new(0),
-                        metric: Some(metrics::counter!($metric)),
+                        metric: Some(metrics::counter!($metric, "aggregate" => aggregate)),
                     }, )+
                 }
+            }
+
+            /// Says to that recorder what is counted.
+            fn describe() {
+                $( metrics::describe_counter!($metric, metrics::Unit::Count, $doc.trim()); )+
             }
 
             fn add_to(&self, stats: &mut Stats) {
@@ -93,8 +99,10 @@ impl Counters {
 pub(crate) struct ShardCounters(Vec<Arc<Counters>>);
 
 impl ShardCounters {
-    pub(crate) fn new(shards: usize) -> Self {
-        Self((0..shards).map(|_| Arc::new(Counters::new())).collect())
+    pub(crate) fn new(shards: usize, aggregate: &'static str) -> Self {
+        Counters::describe();
+        let counters = || Arc::new(Counters::new(aggregate));
+        Self(std::iter::repeat_with(counters).take(shards).collect())
     }
 
     pub(crate) fn of(&self, shard: usize) -> &Arc<Counters> {

@@ -28,12 +28,12 @@ async fn millions_of_commands_against_a_store_that_hangs_take_bounded_memory() -
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
-        .settings(Settings {
-            shards: 1,
-            mailbox_messages_max: 4_096,
-            shard_requests_max: 16_384,
-            ..Settings::default()
-        })
+        .settings(
+            Settings::default()
+                .shards(1)
+                .mailbox_messages_max(4_096)
+                .shard_requests_max(16_384),
+        )
         .start()?;
     let ledgers: Vec<_> = (0..100)
         .map(|number| runtime.entity(id(&number.to_string())))

@@ -143,10 +143,7 @@ async fn what_was_acknowledged_survives_the_kill_of_the_server_and_the_runtime_g
     user_state_store::migrate(&options).await?;
     let store = user_state_store::connect(&options).await?;
     let runtime = Runtime::for_users(store)
-        .settings(Settings {
-            resolve_timeout: PATIENCE,
-            ..Settings::default()
-        })
+        .settings(Settings::default().resolve_timeout(PATIENCE))
         .start()?;
     // How many times the server was back, and how many commands each caller still owes.
     let returns = Arc::new(AtomicU64::new(0));

@@ -11,7 +11,7 @@ use support::{AnyError, Call, Database, TICK, TestResult, cart, execute, key, lo
 use user_state_domain::{ProductId, UserState};
 use user_state_runtime::testkit::{FaultyStore, ManualTime, TestProbe, WriteFault};
 use user_state_runtime::{
-    Clock, ConflictPolicy, EntityRef, FailureReason, LifecycleEvent, RequestError, Runtime,
+    ConflictPolicy, EntityRef, FailureReason, LifecycleEvent, RequestError, Runtime,
 };
 use user_state_store::{DeleteForm, PersistenceId, Revision, StoredValue};
 

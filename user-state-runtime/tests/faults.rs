@@ -33,11 +33,9 @@ enum Outcome {
 }
 
 fn one_shard() -> Settings {
-    Settings {
-        shards: 1,
-        resolve_interval: Duration::from_millis(5),
-        ..Settings::default()
-    }
+    Settings::default()
+        .shards(1)
+        .resolve_interval(Duration::from_millis(5))
 }
 
 fn retrying(store: &Arc<FaultyStore>) -> RuntimeBuilder<Ledger> {
@@ -240,10 +238,7 @@ async fn past_the_resolve_timeout_callers_are_told_and_the_entity_stays_closed_u
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let runtime = retrying(&faulty)
-        .settings(Settings {
-            resolve_timeout: Duration::from_millis(100),
-            ..one_shard()
-        })
+        .settings(one_shard().resolve_timeout(Duration::from_millis(100)))
         .start()?;
     let (ledger, other) = (runtime.entity(id("l")), runtime.entity(id("other")));
     ledger.execute(add(1)).await?;
@@ -407,12 +402,12 @@ async fn disturbed_run(seed: u64, writers: Writers) -> Result<Answers, AnyError>
 
     let faulty = database.faulty().await?;
     let runtime: Runtime<Ledger> = retrying(&faulty)
-        .settings(Settings {
-            shards: 2,
-            live_entities_max: LEDGERS - 4,
-            resolve_timeout: Duration::from_secs(20),
-            ..one_shard()
-        })
+        .settings(
+            one_shard()
+                .shards(2)
+                .live_entities_max(LEDGERS - 4)
+                .resolve_timeout(Duration::from_secs(20)),
+        )
         .writers(writers)
         .start()?;
     let mut chaos = JoinSet::new();

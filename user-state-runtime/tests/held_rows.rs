@@ -26,10 +26,7 @@ const FREE: usize = 20;
 
 async fn start(database: &mut Database) -> Result<Runtime<UserState>, AnyError> {
     database.options.settings.statement_timeout = STATEMENT_TIMEOUT;
-    let settings = Settings {
-        shards: 1,
-        ..Settings::default()
-    };
+    let settings = Settings::default().shards(1);
     let store = database.store().await?;
     Ok(Runtime::for_users(store).settings(settings).start()?)
 }

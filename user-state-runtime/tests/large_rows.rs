@@ -40,10 +40,7 @@ async fn many_cold_reads_of_large_rows_take_bounded_memory() -> TestResult {
     database.connection().await?.execute(&*copies).await?;
 
     let runtime = ledgers(store, &Bank::with_rate(1))
-        .settings(Settings {
-            shards: 1,
-            ..Settings::default()
-        })
+        .settings(Settings::default().shards(1))
         .start()?;
     let all: Vec<_> = (0..LEDGERS)
         .map(|number| runtime.entity(id(&number.to_string())))

@@ -7,10 +7,11 @@ mod support;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use support::{Database, TestResult, key, login};
+use support::{Database, TestResult, key, login, second};
 use user_state_runtime::Runtime;
 use user_state_store::{
-    FeedSettings, PersistenceId, SliceRange, TimestampOffset, changes_by_slices,
+    DeleteForm, FeedSettings, PersistenceId, SliceRange, TimestampOffset, TypedValue,
+    changes_by_slices,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,10 +19,7 @@ async fn an_acknowledged_command_is_in_the_feed_at_once() -> TestResult {
     let database = Database::create().await?;
     let store = database.faulty().await?;
     let runtime = Runtime::for_users(store.clone()).start()?;
-    let settings = FeedSettings {
-        refresh_interval: Duration::from_hours(1),
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default().refresh_interval(Duration::from_hours(1));
     let start = TimestampOffset::default();
     let slices = SliceRange::ALL;
     let mut feed = changes_by_slices(store.clone(), "", slices, start, settings)?;
@@ -38,5 +36,33 @@ async fn an_acknowledged_command_is_in_the_feed_at_once() -> TestResult {
         );
     }
     runtime.shutdown().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_gives_a_feed_of_decoded_states_that_outlives_it() -> TestResult {
+    let database = Database::create().await?;
+    let runtime = Runtime::for_users(database.store().await?)
+        .delete_form(DeleteForm::Marker)
+        .start()?;
+    let settings = FeedSettings::default().refresh_interval(Duration::from_hours(1));
+    let start = TimestampOffset::default();
+    let mut feed = runtime.changes("", SliceRange::ALL, start, settings)?;
+    let user = runtime.user(&key("a"));
+    user.execute(login(1)).await?;
+    let change = tokio::time::timeout(Duration::from_mins(1), feed.try_next()).await??;
+    let change = change.ok_or("a live feed does not end")?;
+    let state = change.state().ok_or("it is not deleted")?;
+    assert_eq!(state.last_login, Some(second(1)));
+    assert_eq!(&change.persistence_id, user.persistence_id());
+
+    user.delete().await?;
+    runtime.shutdown().await?;
+    let change = tokio::time::timeout(Duration::from_mins(1), feed.try_next()).await??;
+    let change = change.ok_or("the feed outlives the runtime")?;
+    assert_eq!(
+        (change.value, change.revision.get()),
+        (TypedValue::Deleted, 2)
+    );
     Ok(())
 }

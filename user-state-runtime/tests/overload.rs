@@ -27,10 +27,7 @@ async fn small(settings: Settings) -> Result<Small, AnyError> {
     let time = ManualTime::new();
     let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
-        .settings(Settings {
-            shards: 1,
-            ..settings
-        })
+        .settings(settings.shards(1))
         .start()?;
     Ok(Small {
         database,
@@ -42,11 +39,11 @@ async fn small(settings: Settings) -> Result<Small, AnyError> {
 
 #[tokio::test]
 async fn a_full_mailbox_refuses_at_once_and_what_was_accepted_is_kept() -> TestResult {
-    let small = small(Settings {
-        mailbox_messages_max: 8,
-        shard_requests_max: 5,
-        ..Settings::default()
-    })
+    let small = small(
+        Settings::default()
+            .mailbox_messages_max(8)
+            .shard_requests_max(5),
+    )
     .await?;
     let held = small.faulty.hold_writes();
     let ledger = small.runtime.entity(id("l"));
@@ -84,11 +81,7 @@ async fn a_full_mailbox_refuses_at_once_and_what_was_accepted_is_kept() -> TestR
 
 #[tokio::test]
 async fn an_entity_with_too_many_requests_refuses_and_others_are_served() -> TestResult {
-    let small = small(Settings {
-        entity_requests_max: 3,
-        ..Settings::default()
-    })
-    .await?;
+    let small = small(Settings::default().entity_requests_max(3)).await?;
     let (hot, other) = (
         small.runtime.entity(id("hot")),
         small.runtime.entity(id("o")),
@@ -125,11 +118,11 @@ async fn an_entity_with_too_many_requests_refuses_and_others_are_served() -> Tes
 
 #[tokio::test]
 async fn beyond_the_live_limit_new_entities_wait_in_a_bounded_queue_in_their_order() -> TestResult {
-    let small = small(Settings {
-        live_entities_max: 1,
-        admission_requests_max: 5,
-        ..Settings::default()
-    })
+    let small = small(
+        Settings::default()
+            .live_entities_max(1)
+            .admission_requests_max(5),
+    )
     .await?;
     let [busy, one, two, late] =
         ["busy", "one", "two", "late"].map(|name| small.runtime.entity(id(name)));
@@ -164,11 +157,7 @@ async fn beyond_the_live_limit_new_entities_wait_in_a_bounded_queue_in_their_ord
 
 #[tokio::test]
 async fn nothing_overtakes_the_requests_of_an_entity_that_waits_for_room() -> TestResult {
-    let small = small(Settings {
-        live_entities_max: 2,
-        ..Settings::default()
-    })
-    .await?;
+    let small = small(Settings::default().live_entities_max(2)).await?;
     let [first, second, entity, other] =
         ["first", "second", "e", "o"].map(|name| small.runtime.entity(id(name)));
     let held = small.faulty.hold_writes();
@@ -199,11 +188,7 @@ async fn nothing_overtakes_the_requests_of_an_entity_that_waits_for_room() -> Te
 
 #[tokio::test]
 async fn at_the_live_limit_the_least_recent_leaves_and_never_a_busy_or_dirty_one() -> TestResult {
-    let small = small(Settings {
-        live_entities_max: 3,
-        ..Settings::default()
-    })
-    .await?;
+    let small = small(Settings::default().live_entities_max(3)).await?;
     let [one, two, three, four, five] =
         ["one", "two", "three", "four", "five"].map(|name| small.runtime.entity(id(name)));
     for ledger in [&one, &two, &three] {
@@ -242,11 +227,7 @@ async fn at_the_live_limit_the_least_recent_leaves_and_never_a_busy_or_dirty_one
 
 #[tokio::test]
 async fn reads_beyond_the_limits_are_refused_and_those_accepted_are_answered() -> TestResult {
-    let small = small(Settings {
-        entity_requests_max: 4,
-        ..Settings::default()
-    })
-    .await?;
+    let small = small(Settings::default().entity_requests_max(4)).await?;
     let ledger = small.runtime.entity(id("l"));
     let held = small.faulty.hold_loads();
     let calls = [(); 4].map(|()| read(&ledger));

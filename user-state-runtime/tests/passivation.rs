@@ -43,10 +43,7 @@ async fn others_run_between_the_turns_in_which_many_users_leave() -> TestResult 
     let clock = Jumping(watch::Sender::new(Moment::ORIGIN));
     let runtime = Runtime::for_users(store)
         .clock(clock.clone())
-        .settings(Settings {
-            shards: 1,
-            ..Settings::default()
-        })
+        .settings(Settings::default().shards(1))
         .start()?;
     let keys = (0..USERS).map(|number| format!("mall-{number}").parse::<UserKey>());
     let keys = keys.collect::<Result<Vec<_>, _>>()?;

@@ -105,10 +105,7 @@ async fn a_handler_that_waits_makes_its_entity_busy_and_no_other() -> TestResult
     let time = ManualTime::new();
     let runtime = ledgers(database.store().await?, &bank)
         .clock(time.clone())
-        .settings(Settings {
-            shards: 1,
-            ..Default::default()
-        })
+        .settings(Settings::default().shards(1))
         .start()?;
     let (busy, other) = (runtime.entity(id("busy")), runtime.entity(id("other")));
     busy.state().await?;

@@ -90,13 +90,13 @@ fn view() -> UserCommand {
 async fn shown_by_a_troubled_run(database: &Database) -> Result<Vec<String>, AnyError> {
     let mut shown = vec![format!("{:?}", database.options)];
     let faulty: Arc<FaultyStore> = database.faulty().await?;
-    let builder = Runtime::for_users(faulty.clone()).settings(Settings {
-        shards: 1,
-        entity_requests_max: 1,
-        resolve_interval: Duration::from_millis(5),
-        resolve_timeout: Duration::from_millis(50),
-        ..Settings::default()
-    });
+    let builder = Runtime::for_users(faulty.clone()).settings(
+        Settings::default()
+            .shards(1)
+            .entity_requests_max(1)
+            .resolve_interval(Duration::from_millis(5))
+            .resolve_timeout(Duration::from_millis(50)),
+    );
     shown.push(format!("{builder:?}"));
     let runtime = builder.start()?;
     let mut probe = TestProbe::new(&runtime);

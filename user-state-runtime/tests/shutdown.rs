@@ -71,11 +71,11 @@ async fn what_was_told_before_is_kept_and_everything_later_is_refused() -> TestR
 
     // The stream ends, although handles are left.
     let mut events = 0;
-    while lifecycle.next().await?.is_some() {
+    while lifecycle.recv().await.transpose()?.is_some() {
         events += 1;
     }
     assert!(events >= 2, "recovered and persisted");
-    assert_eq!(runtime.lifecycle().next().await, Ok(None));
+    assert_eq!(runtime.lifecycle().recv().await, None);
     Ok(())
 }
 
@@ -84,14 +84,14 @@ async fn with_a_store_that_hangs_it_ends_in_time_and_tells_everyone_the_truth() 
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
-        .settings(Settings {
-            shards: 1,
-            mailbox_messages_max: 4,
-            shard_requests_max: 4,
-            live_entities_max: 1,
-            shutdown_timeout: Duration::from_millis(200),
-            ..Settings::default()
-        })
+        .settings(
+            Settings::default()
+                .shards(1)
+                .mailbox_messages_max(4)
+                .shard_requests_max(4)
+                .live_entities_max(1)
+                .shutdown_timeout(Duration::from_millis(200)),
+        )
         .start()?;
     let ledger = runtime.entity(id("l"));
     ledger.execute(add(1)).await?;
@@ -126,7 +126,7 @@ async fn with_a_store_that_hangs_it_ends_in_time_and_tells_everyone_the_truth() 
     );
     assert!(matches!(read_in_mailbox.await, Err(RequestError::Closed)));
     let mut told = 0;
-    while let Some(event) = lifecycle.next().await? {
+    while let Some(event) = lifecycle.recv().await.transpose()? {
         let closed = matches!(
             event,
             LifecycleEvent::Failed {
@@ -146,10 +146,7 @@ async fn an_unresolved_write_is_waited_for_within_the_time() -> TestResult {
     let database = Database::create().await?;
     let faulty = database.faulty().await?;
     let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
-        .settings(Settings {
-            resolve_interval: Duration::from_millis(5),
-            ..Settings::default()
-        })
+        .settings(Settings::default().resolve_interval(Duration::from_millis(5)))
         .start()?;
     let ledger = runtime.entity(id("l"));
     faulty.fail_writes(WriteFault::LoseRequest, 1);
@@ -173,7 +170,7 @@ async fn dropping_every_handle_keeps_what_was_told() -> TestResult {
         }
     }
     drop(runtime);
-    while lifecycle.next().await?.is_some() {}
+    while lifecycle.recv().await.transpose()?.is_some() {}
     let restarted = ledgers(database.store().await?, &Bank::with_rate(1)).start()?;
     for number in 0..10 {
         let ledger = restarted.entity(id(&number.to_string()));

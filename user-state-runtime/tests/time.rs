@@ -10,16 +10,14 @@ use chrono::TimeDelta;
 use support::ledger::{Bank, LedgerCommand, Trap, add, id, ledgers, sum};
 use support::{Database, TICK, TestResult, is_open, sent};
 use user_state_runtime::testkit::{ManualTime, TestProbe, WriteFault};
-use user_state_runtime::{BarrierError, Clock, FailureReason, LifecycleEvent, Settings};
+use user_state_runtime::{BarrierError, FailureReason, LifecycleEvent, Settings};
 
 const IDLE: Duration = Duration::from_mins(30);
 
 fn quick() -> Settings {
-    Settings {
-        shards: 2,
-        resolve_interval: Duration::from_millis(5),
-        ..Settings::default()
-    }
+    Settings::default()
+        .shards(2)
+        .resolve_interval(Duration::from_millis(5))
 }
 
 #[tokio::test]
@@ -131,10 +129,7 @@ async fn an_advance_past_a_write_that_hangs_is_late_and_not_stuck() -> TestResul
     let late = Duration::from_millis(50);
     let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
-        .settings(Settings {
-            advance_timeout: late,
-            ..quick()
-        })
+        .settings(quick().advance_timeout(late))
         .start()?;
     let ledger = runtime.entity(id("l"));
     let held = faulty.hold_writes();
@@ -157,10 +152,7 @@ async fn an_unresolved_write_neither_blocks_an_advance_nor_passes_for_flushed() 
     let time = ManualTime::new();
     let runtime = ledgers(faulty.clone(), &Bank::with_rate(1))
         .clock(time.clone())
-        .settings(Settings {
-            resolve_timeout: Duration::from_millis(20),
-            ..quick()
-        })
+        .settings(quick().resolve_timeout(Duration::from_millis(20)))
         .start()?;
     let ledger = runtime.entity(id("l"));
     ledger.execute(add(1)).await?;
@@ -276,11 +268,7 @@ async fn an_advance_waits_for_entities_that_get_their_room_behind_it() -> TestRe
     let (bank, time) = (Bank::with_rate(1), ManualTime::new());
     let runtime = ledgers(database.store().await?, &bank)
         .clock(time.clone())
-        .settings(Settings {
-            shards: 1,
-            live_entities_max: 1,
-            ..Settings::default()
-        })
+        .settings(Settings::default().shards(1).live_entities_max(1))
         .start()?;
     let names = ["a", "b", "c", "d"];
     for name in names {

@@ -21,12 +21,12 @@ const COMMANDS: i64 = 20;
 fn runtime(store: Arc<dyn DurableStateStore>) -> Result<Runtime<Ledger>, AnyError> {
     let builder = ledgers(store, &Bank::with_rate(1))
         .conflict_policy(ConflictPolicy::retry_once())
-        .settings(Settings {
-            shards: 1,
-            resolve_interval: Duration::from_millis(5),
-            resolve_timeout: Duration::from_secs(20),
-            ..Settings::default()
-        });
+        .settings(
+            Settings::default()
+                .shards(1)
+                .resolve_interval(Duration::from_millis(5))
+                .resolve_timeout(Duration::from_secs(20)),
+        );
     Ok(builder.start()?)
 }
 

@@ -180,11 +180,7 @@ async fn healthy_users_of_the_same_load_are_served() -> TestResult {
     }
     let faulty = database.faulty().await?;
     let runtime = Runtime::for_users(faulty.clone())
-        .settings(Settings {
-            shards: 1,
-            loads_in_flight_max: 1,
-            ..Settings::default()
-        })
+        .settings(Settings::default().shards(1).loads_in_flight_max(1))
         .start()?;
     let held = faulty.hold_loads();
     let first = read(&runtime.user(&key("nobody")));

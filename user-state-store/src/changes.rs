@@ -32,11 +32,13 @@ mod live;
 mod scan;
 mod seen;
 mod settings;
+mod typed;
 
 use feed::Feed;
 pub use live::changes_by_slices;
 pub use seen::Seen;
-pub use settings::{FeedSettings, InvalidFeedSettings};
+pub use settings::FeedSettings;
+pub use typed::{TypedChange, TypedValue, typed_changes};
 
 /// The most payload bytes in a page of changes, unless its only row has more.
 pub const PAGE_BYTES_MAX: usize = BATCH_BYTES_MAX;

@@ -59,7 +59,8 @@ pub enum StoreError {
         reason: DatabaseError,
     },
     /// A change feed met a row that it cannot read; the changes before it were told. The feed cannot get past the row
-    /// until it is fixed; to leave it out, begin a feed at [`UnreadableChange::behind`].
+    /// until it is fixed; to leave it out, begin a feed at [`UnreadableChange::behind`]. A feed of decoded states
+    /// ([`typed_changes`](crate::typed_changes)) goes on behind a row that only its mapping cannot read.
     #[error(
         "the change of {} in slice {} at {} cannot be read",
         .0.row.persistence_id,

@@ -72,7 +72,7 @@
 //! | the stored form of a state | [`StateMapping`]: [`UserStateMapping`], [`SerdeMapping`], [`PrimitiveMapping`]; [`Payload`] |
 //! | format, compression and versions of it | [`PayloadFormat`], [`Compression`], [`JacksonMigration`] |
 //! | a write whose answer was lost | [`UnresolvedWrite`], [`resolve`], [`Resolution`] |
-//! | following changes | [`changes_by_slices`] with [`FeedSettings`]; [`current_changes_by_slices`], [`current_persistence_ids`] |
+//! | following changes | [`changes_by_slices`] with [`FeedSettings`]; [`current_changes_by_slices`], [`current_persistence_ids`]; decoded: [`typed_changes`] |
 //! | cqrs-es without the runtime | [`DurableStateEventStore`] |
 //! | testing a backend of your own | the module `conformance` |
 //!
@@ -121,6 +121,7 @@ mod persistence_id;
 mod postgres;
 mod resolve;
 mod revision;
+mod settings;
 mod slice;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -130,9 +131,9 @@ mod tags;
 mod views;
 
 pub use changes::{
-    ChangesPage, ChangesQuery, FeedSettings, InvalidFeedSettings, PAGE_BYTES_MAX, PageEnd, RowKey,
-    Seen, StateChange, TimestampOffset, UnreadableChange, UnreadableRow, changes_by_slices,
-    current_changes_by_slices, current_persistence_ids,
+    ChangesPage, ChangesQuery, FeedSettings, PAGE_BYTES_MAX, PageEnd, RowKey, Seen, StateChange,
+    TimestampOffset, TypedChange, TypedValue, UnreadableChange, UnreadableRow, changes_by_slices,
+    current_changes_by_slices, current_persistence_ids, typed_changes,
 };
 pub use chrono_tz::Tz;
 pub use connect::{
@@ -153,6 +154,7 @@ pub use persistence_id::{InvalidPersistenceId, PersistenceId};
 pub use postgres::PostgresStore;
 pub use resolve::{Resolution, UnresolvedWrite, Writers, resolve};
 pub use revision::Revision;
+pub use settings::InvalidSetting;
 pub use slice::{NUMBER_OF_SLICES, Slice, SliceRange};
 #[cfg(feature = "sqlite")]
 pub use sqlite::Store as SqliteStore;

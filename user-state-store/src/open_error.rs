@@ -2,6 +2,7 @@
 
 use crate::connect::PayloadColumn;
 use crate::error::{Cause, DatabaseError};
+use crate::settings::InvalidSetting;
 
 /// A store that did not open. Opening fails closed: nothing is used that the start-up check has not passed.
 ///
@@ -35,7 +36,10 @@ pub enum OpenError {
         /// The feature to enable.
         backend: &'static str,
     },
-    /// An option is out of its range.
+    /// A setting is out of its range.
+    #[error(transparent)]
+    InvalidSetting(#[from] InvalidSetting),
+    /// An option is not one of the words that it may be.
     #[error("option {option} is invalid: {problem}")]
     InvalidOption {
         /// The option.

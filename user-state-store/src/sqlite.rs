@@ -122,6 +122,7 @@ impl Store {
         settings: &StoreSettings,
         readers: u32,
     ) -> Result<Self, OpenError> {
+        settings.validate()?;
         if settings.payload_column != PayloadColumn::Bytea {
             return Err(OpenError::InvalidOption {
                 option: "payload_column",

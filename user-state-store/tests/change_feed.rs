@@ -320,10 +320,7 @@ async fn a_feed_on_a_closed_store_ends_with_its_error() -> TestResult {
 #[tokio::test]
 async fn a_live_feed_with_settings_out_of_range_does_not_begin() -> TestResult {
     let (_directory, store) = open().await?;
-    let settings = FeedSettings {
-        refresh_interval: Duration::ZERO,
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default().refresh_interval(Duration::ZERO);
     let start = TimestampOffset::default();
     let refused = changes_by_slices(Arc::new(store), "", SliceRange::ALL, start, settings).err();
     assert_eq!(

@@ -99,11 +99,20 @@ fn what_is_written_carries_the_current_version_from_2_on() {
     assert_eq!(written.manifest.as_str(), CLASS);
 
     let renamed = UserStateMapping::new()
-        .migration(JacksonMigration::starting_at(4))
+        .migration(JacksonMigration::starting_at(4).unwrap())
         .manifest("org.shop.User#9");
     let user = PersistenceId::unique("mall1-user1").unwrap();
     let written = renamed.encode(&user, &UserState::default()).unwrap();
     assert_eq!(written.manifest.as_str(), "org.shop.User#4");
+}
+
+#[test]
+fn a_class_begins_at_version_1_or_later() {
+    let refused = JacksonMigration::starting_at(0).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "oldest_version is 0, it must be at least 1"
+    );
 }
 
 #[test]
@@ -126,7 +135,9 @@ fn a_version_without_steps_is_refused_and_told() {
         Err(DecodeError::WrongManifest { expected })
     );
 
-    let late = JacksonMigration::starting_at(3).upcast(step("3 to 4"));
+    let late = JacksonMigration::starting_at(3)
+        .unwrap()
+        .upcast(step("3 to 4"));
     assert_eq!(late.current_version(), 4);
     let late = SerdeMapping::<Trace>::new(CLASS).migration(late);
     let read = |manifest| late.decode(&id(), &stored(manifest, &json!({ "steps": [] })));

@@ -43,12 +43,10 @@ fn live(
     store: &Arc<PostgresStore>,
     offset: TimestampOffset,
 ) -> Result<impl Stream<Item = Result<StateChange, StoreError>> + Unpin + use<>, Box<dyn Error>> {
-    let settings = FeedSettings {
-        refresh_interval: Duration::from_millis(20),
-        behind_current_time: Duration::from_millis(10),
-        max_backoff: Duration::from_millis(200),
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default()
+        .refresh_interval(Duration::from_millis(20))
+        .behind_current_time(Duration::from_millis(10))
+        .max_backoff(Duration::from_millis(200));
     let store = Arc::clone(store);
     Ok(changes_by_slices(
         store,

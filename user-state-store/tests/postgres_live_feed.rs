@@ -9,7 +9,6 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,21 +28,16 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Looks often, and back every five seconds.
 fn eager() -> FeedSettings {
-    FeedSettings {
-        refresh_interval: Duration::from_millis(20),
-        behind_current_time: Duration::from_millis(10),
-        backtracking_window: Duration::from_secs(10),
-        max_backoff: Duration::from_millis(200),
-        ..FeedSettings::default()
-    }
+    FeedSettings::default()
+        .refresh_interval(Duration::from_millis(20))
+        .behind_current_time(Duration::from_millis(10))
+        .backtracking_window(Duration::from_secs(10))
+        .max_backoff(Duration::from_millis(200))
 }
 
 /// Looks once and then not before the test is over.
 fn lazy() -> FeedSettings {
-    FeedSettings {
-        refresh_interval: Duration::from_hours(1),
-        ..FeedSettings::default()
-    }
+    FeedSettings::default().refresh_interval(Duration::from_hours(1))
 }
 
 trait Feed: Stream<Item = Result<StateChange, StoreError>> + Unpin {}
@@ -232,10 +226,7 @@ async fn of_two_stores_that_write_at_once_every_final_revision_is_told_in_order(
     let database = Database::migrated().await?;
     let own = open(&database).await?;
     let foreign = open(&database).await?;
-    let settings = FeedSettings {
-        buffer_size: NonZeroUsize::new(501).ok_or("it is not 0")?,
-        ..eager()
-    };
+    let settings = eager().buffer_size(501);
     let mut feed = start(&own, TimestampOffset::default(), settings)?;
     let mut tasks = JoinSet::new();
     for (writer, store) in [&own, &own, &foreign, &foreign].into_iter().enumerate() {

@@ -128,6 +128,29 @@ async fn a_payload_column_that_sqlite_does_not_have_is_refused_and_no_file_made(
 }
 
 #[tokio::test]
+async fn a_setting_out_of_its_range_is_refused_and_no_file_made() -> TestResult {
+    let (directory, path) = new_path()?;
+    let settings = StoreSettings::default().statement_timeout(Duration::ZERO);
+    let refused = refusal(&path, &settings).await?;
+    assert!(
+        matches!(&refused, OpenError::InvalidSetting(invalid) if invalid.setting == "statement_timeout"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        refused.to_string(),
+        "statement_timeout is 0ns, it must be between 10ms and 3600s"
+    );
+    let options = StoreOptions::parse(&format!("sqlite:{}", path.display()))?;
+    let refused = user_state_store::connect(&options.pool_connections_max(0)).await;
+    assert_eq!(
+        refused.err().ok_or("it opened")?.to_string(),
+        "pool_connections_max is 0, it must be between 1 and 1000"
+    );
+    assert_eq!(files(&directory)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_new_file_gets_the_tables_and_indexes_of_the_pekko_schema() -> TestResult {
     let (_directory, path) = new_path()?;
     open(&path).await?.close().await;

@@ -198,7 +198,7 @@ fn times_are_read_as_jackson_reads_local_date_times() {
 fn manifest_and_tag_are_configurable_and_a_manifest_has_no_version() {
     let mapping = UserStateMapping::new();
     assert_eq!(mapping.tags(), Tags::one("user-state"));
-    let mapping = mapping.manifest("org.shop.User#7").tag("");
+    let mapping = mapping.manifest("org.shop.User#7").tagged(Tags::NONE);
     assert_eq!(mapping.tags(), Tags::NONE);
     let payload = mapping.encode(&id(), &UserState::default()).unwrap();
     assert_eq!(payload.manifest.as_str(), "org.shop.User");

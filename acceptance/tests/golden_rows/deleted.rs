@@ -9,7 +9,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use user_state_domain::{UserCommand, UserState};
-use user_state_runtime::Clock as _;
 use user_state_runtime::Runtime;
 use user_state_runtime::testkit::ManualTime;
 use user_state_store::{

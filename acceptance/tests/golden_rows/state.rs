@@ -76,5 +76,7 @@ pub(crate) fn tags(row: &Row) -> Tags {
 pub(crate) fn mapping(line: &Line) -> UserStateMapping {
     let tag = line.row.as_ref().and_then(|row| row.tags.as_ref());
     let tag = tag.map_or("", |tags| tags[0].as_str());
-    UserStateMapping::new().zone(line.zone.0).tag(tag)
+    UserStateMapping::new()
+        .zone(line.zone.0)
+        .tagged(Tags::one(tag))
 }

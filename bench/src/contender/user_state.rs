@@ -143,9 +143,7 @@ impl Target for Live {
 /// The default settings, with room for so many users where that is more.
 fn room_for(users: usize) -> Settings {
     let default = Settings::default();
-    Settings {
-        // Shards share the limit evenly, and users are not spread quite evenly over shards.
-        live_entities_max: default.live_entities_max.max(users.saturating_mul(2)),
-        ..default
-    }
+    // Shards share the limit evenly, and users are not spread quite evenly over shards.
+    let live_entities_max = default.live_entities_max.max(users.saturating_mul(2));
+    default.live_entities_max(live_entities_max)
 }

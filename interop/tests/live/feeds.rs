@@ -145,10 +145,7 @@ async fn while_both_write(live: Live) -> TestResult {
     }
     let mut by_us = Vec::new();
     for slices in all_and_quarters()? {
-        let settings = FeedSettings {
-            refresh_interval: Duration::from_millis(200),
-            ..FeedSettings::default()
-        };
+        let settings = FeedSettings::default().refresh_interval(Duration::from_millis(200));
         // One that is woken by the writes, and one that has to look for them.
         let woken = changes_by_slices(store.clone(), "", slices, start(), settings.clone())?;
         let looking = changes_by_slices(beside.clone(), "", slices, start(), settings)?;
@@ -227,12 +224,10 @@ async fn deletions(live: Live) -> TestResult {
     let live_by_pekko = pekko
         .changes("live", "", SliceRange::ALL, Some(&pekko_offset(offset)))
         .await?;
-    let settings = FeedSettings {
+    let settings = FeedSettings::default()
         // What was told before is behind the offset, and so is looked at again unless this is off.
-        backtracking_window: Duration::ZERO,
-        refresh_interval: Duration::from_millis(200),
-        ..FeedSettings::default()
-    };
+        .backtracking_window(Duration::ZERO)
+        .refresh_interval(Duration::from_millis(200));
     let live_by_us =
         changes_by_slices(store.clone(), "", SliceRange::ALL, offset.clone(), settings)?;
 

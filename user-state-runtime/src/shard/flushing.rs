@@ -300,10 +300,7 @@ mod tests {
 
     #[test]
     fn a_limit_of_one_batch_is_kept() {
-        let settings = Settings {
-            batches_in_flight_max: 1,
-            ..Settings::default()
-        };
+        let settings = Settings::default().batches_in_flight_max(1);
         assert_eq!(batches(64, 64, &settings), [64; 100]);
     }
 }

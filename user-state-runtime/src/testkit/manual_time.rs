@@ -1,5 +1,6 @@
 //! Time that stands still until a test moves it.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use futures_util::future::join_all;
 
 use crate::barrier::{Barrier, BarrierError};
 use crate::clock::{Clock, Moment};
+use crate::time_source::{MovedByHand, TimeSource};
 
 /// A clock that stands still until it is advanced, with a real database underneath.
 ///
@@ -39,10 +41,9 @@ use crate::clock::{Clock, Moment};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ManualTime(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     origin: DateTime<Utc>,
     now: Mutex<Moment>,
@@ -62,6 +63,16 @@ impl ManualTime {
             now: Mutex::new(Moment::ORIGIN),
             barriers: Mutex::default(),
         }))
+    }
+
+    /// The time since the clock's origin.
+    pub fn now(&self) -> Moment {
+        self.0.now()
+    }
+
+    /// The calendar time.
+    pub fn utc_now(&self) -> DateTime<Utc> {
+        self.0.utc_now()
     }
 
     /// Moves the clock forward and waits until every runtime on it has caught up.
@@ -130,26 +141,45 @@ impl Default for ManualTime {
     }
 }
 
+impl From<ManualTime> for TimeSource {
+    fn from(time: ManualTime) -> Self {
+        Self::moved_by_hand(time.0)
+    }
+}
+
+impl fmt::Debug for ManualTime {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
 #[async_trait]
-impl Clock for ManualTime {
+impl Clock for Shared {
     fn now(&self) -> Moment {
-        *self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn utc_now(&self) -> DateTime<Utc> {
-        self.0.utc(self.now())
+        self.utc(self.now())
     }
 
     /// Never returns: an advance passes the barrier instead.
     async fn sleep_until(&self, _moment: Moment) {
         std::future::pending::<()>().await;
     }
+}
 
+impl MovedByHand for Shared {
     fn attach(&self, barrier: Barrier) {
-        self.0
-            .barriers
+        self.barriers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(barrier);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "ManualTime({})", self.utc_now())
     }
 }

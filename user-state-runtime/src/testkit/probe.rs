@@ -137,7 +137,8 @@ impl TestProbe {
     /// # Errors
     /// Where something has, or events were lost.
     pub fn expect_none(&mut self) -> Result<(), ProbeError> {
-        while let Some(event) = self.lifecycle.try_next()? {
+        while let Some(event) = self.lifecycle.try_recv() {
+            let event = event?;
             if self.watches(&event) {
                 return Err(ProbeError::Unexpected(event));
             }
@@ -147,7 +148,7 @@ impl TestProbe {
 
     async fn next(&mut self) -> Result<LifecycleEvent, ProbeError> {
         loop {
-            let event = self.lifecycle.next().await?.ok_or(ProbeError::Ended)?;
+            let event = self.lifecycle.recv().await.ok_or(ProbeError::Ended)??;
             if self.watches(&event) {
                 return Ok(event);
             }

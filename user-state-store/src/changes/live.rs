@@ -12,9 +12,10 @@ use std::sync::Arc;
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, timeout_at};
 
-use crate::changes::settings::{FeedSettings, InvalidFeedSettings};
+use crate::changes::settings::FeedSettings;
 use crate::changes::{StateChange, TimestampOffset};
 use crate::error::StoreError;
+use crate::settings::InvalidSetting;
 use crate::slice::SliceRange;
 use crate::store::{DurableStateStore, Listening};
 
@@ -58,7 +59,7 @@ use self::core::{Core, Step};
 /// slow reader holds up nobody: the feed reads no page ahead.
 ///
 /// # Errors
-/// [`InvalidFeedSettings`] at once. An error in the stream is an item and not its end: the feed waits
+/// [`InvalidSetting`] at once. An error in the stream is an item and not its end: the feed waits
 /// ([`FeedSettings::min_backoff`], doubled up to `max_backoff`) and reads the same page again, so nothing is lost.
 /// Stop reading to give up. They are those of [`DurableStateStore::changes`], and [`StoreError::UnreadableChange`] if a
 /// row cannot be read. What comes before that row is told first; the feed tries it again, reports it again, and withholds
@@ -113,7 +114,7 @@ pub fn changes_by_slices(
     settings: FeedSettings,
 ) -> Result<
     impl Stream<Item = Result<StateChange, StoreError>> + Send + Unpin + use<>,
-    InvalidFeedSettings,
+    InvalidSetting,
 > {
     let feed = LiveFeed {
         core: Core::new(entity_type, slices, offset, settings)?,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::connect::target::Target;
 use crate::open_error::OpenError;
+use crate::settings::{InvalidSetting, setters};
 
 /// The most payload bytes that [`StoreSettings::payload_bytes_max`] may allow: a row is held in memory several
 /// times over on its way.
@@ -15,6 +16,15 @@ const PAYLOAD_BYTES_CEILING: usize = 64 * 1024 * 1024;
 /// The most connections of a kind: beyond that a server runs out of processes, not of requests.
 const CONNECTIONS_CEILING: u32 = 1_000;
 
+/// The shortest time of a setting: nothing that crosses a network is faster on a bad day.
+const TIME_MIN: Duration = Duration::from_millis(10);
+
+/// The longest time-out: after an hour nobody waits for the answer any more.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_hours(1);
+
+/// The longest life of a connection: what the server forgets to free, it frees daily.
+const AGE_MAX: Duration = Duration::from_hours(24);
+
 /// What is wrong with an unknown TLS mode.
 pub(crate) const TLS_MODES: &str = "it must be disable, prefer, require, verify-ca or verify-full";
 
@@ -22,11 +32,11 @@ pub(crate) const TLS_MODES: &str = "it must be disable, prefer, require, verify-
 ///
 /// ```
 /// use std::time::Duration;
-/// use user_state_store::ConnectOptions;
+/// use user_state_store::{ConnectOptions, StoreSettings};
 ///
-/// let mut options: ConnectOptions = "postgres://user:secret@localhost/users".parse()?;
-/// options.pool_connections_max = 4;
-/// options.settings.statement_timeout = Duration::from_secs(2);
+/// let options = ConnectOptions::parse("postgres://user:secret@localhost/users")?
+///     .pool_connections_max(4)
+///     .settings(StoreSettings::default().statement_timeout(Duration::from_secs(2)));
 /// assert!(!format!("{options:?}").contains("secret"));
 /// # Ok::<(), user_state_store::OpenError>(())
 /// ```
@@ -52,9 +62,8 @@ pub struct ConnectOptions {
 /// ```
 /// use user_state_store::StoreSettings;
 ///
-/// let mut settings = StoreSettings::default();
-/// assert_eq!(settings.payload_bytes_max, 1024 * 1024);
-/// settings.writer_connections = 2;
+/// let settings = StoreSettings::default().writer_connections(2);
+/// assert_eq!((settings.writer_connections, settings.payload_bytes_max), (2, 1024 * 1024));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -186,11 +195,11 @@ pub enum RowSecurity {
 ///   each colon and comma. [`StoreSettings::payload_bytes_max`] counts them, on writing too.
 ///
 /// ```
-/// use user_state_store::{ConnectOptions, PayloadColumn};
+/// use user_state_store::{ConnectOptions, PayloadColumn, StoreSettings};
 ///
-/// let mut options: ConnectOptions = "postgres://user:password@localhost/users".parse()?;
+/// let options = ConnectOptions::parse("postgres://user:password@localhost/users")?;
 /// assert_eq!(options.settings.payload_column, PayloadColumn::Bytea);
-/// options.settings.payload_column = PayloadColumn::Jsonb;
+/// let options = options.settings(StoreSettings::default().payload_column(PayloadColumn::Jsonb));
 /// assert_eq!(options.settings.payload_column.to_string(), "jsonb");
 /// # Ok::<(), user_state_store::OpenError>(())
 /// ```
@@ -215,7 +224,7 @@ impl ConnectOptions {
     ///   values: time-outs (see [`StoreSettings`]), isolation, and how its statements are planned.
     /// - `sslmode`, `sslrootcert` (`system` for the well-known authorities alone), `sslcert` and `sslkey`: unencrypted PEM
     ///   files.
-    /// - `connect_timeout` sets [`StoreSettings::connect_timeout`], in seconds; 0 stands for the longest, an hour.
+    /// - `connect_timeout` sets [`StoreSettings::connect_timeout`](field@StoreSettings::connect_timeout), in seconds, at most an hour; 0 stands for that.
     /// - `target_session_attrs` is checked at opening; a store that writes is refused on a standby in any case.
     /// - What changes nothing here is accepted, `channel_binding=prefer` or `keepalives` for example. What cannot be
     ///   honoured is refused by name, `channel_binding=require` for example.
@@ -227,25 +236,56 @@ impl ConnectOptions {
     /// # Errors
     /// [`OpenError::InvalidUrl`], [`OpenError::UnknownScheme`], and [`OpenError::InvalidOption`] for an unknown `sslmode`.
     pub fn parse(url: &str) -> Result<Self, OpenError> {
-        let target = Target::parse(url)?;
-        let mut settings = StoreSettings::default();
-        if let Target::Postgres(server) = &target
-            && let Some(connect_timeout) = server.asked.connect_timeout
-        {
-            settings.connect_timeout = connect_timeout;
-        }
-        Ok(Self {
-            target,
+        let mut options = Self {
+            target: Target::parse(url)?,
             pool_connections_max: 8,
             tls_mode: None,
             remote_tls: RemoteTls::default(),
             root_certificate: None,
-            settings,
-        })
+            settings: StoreSettings::default(),
+        };
+        options.apply_url();
+        Ok(options)
     }
 
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    setters! {
+        pool_connections_max: u32,
+        remote_tls: RemoteTls,
+    }
+
+    /// Sets [`tls_mode`](field@Self::tls_mode).
+    #[must_use]
+    pub fn tls_mode(mut self, mode: TlsMode) -> Self {
+        self.tls_mode = Some(mode);
+        self
+    }
+
+    /// Sets [`root_certificate`](field@Self::root_certificate).
+    #[must_use]
+    pub fn root_certificate(mut self, file: impl Into<PathBuf>) -> Self {
+        self.root_certificate = Some(file.into());
+        self
+    }
+
+    /// Sets [`settings`](field@Self::settings). A `connect_timeout` in the URL stays in force.
+    #[must_use]
+    pub fn settings(mut self, settings: StoreSettings) -> Self {
+        self.settings = settings;
+        self.apply_url();
+        self
+    }
+
+    /// What the URL says comes first.
+    fn apply_url(&mut self) {
+        if let Target::Postgres(server) = &self.target
+            && let Some(connect_timeout) = server.asked.connect_timeout
+        {
+            self.settings.connect_timeout = connect_timeout;
+        }
     }
 
     /// Refuses numbers out of range.
@@ -253,40 +293,44 @@ impl ConnectOptions {
         not(any(feature = "postgres", feature = "sqlite")),
         expect(dead_code, reason = "only backends open anything")
     )]
-    pub(crate) fn validate(&self) -> Result<(), OpenError> {
-        if !(1..=CONNECTIONS_CEILING).contains(&self.pool_connections_max) {
-            return Err(OpenError::InvalidOption {
-                option: "pool_connections_max",
-                problem: "it must be between 1 and 1000",
-            });
-        }
+    pub(crate) fn validate(&self) -> Result<(), InvalidSetting> {
+        let connections = 1..=CONNECTIONS_CEILING;
+        InvalidSetting::unless_in(
+            "pool_connections_max",
+            self.pool_connections_max,
+            connections,
+        )?;
         self.settings.validate()
     }
 }
 
 impl StoreSettings {
+    setters! {
+        payload_bytes_max: usize,
+        writer_connections: u32,
+        connect_timeout: Duration,
+        acquire_timeout: Duration,
+        statement_timeout: Duration,
+        session_age_max: Duration,
+        durability: Durability,
+        access: Access,
+        payload_column: PayloadColumn,
+        row_security: RowSecurity,
+    }
+
     /// Refuses numbers out of range.
-    pub(crate) fn validate(&self) -> Result<(), OpenError> {
-        let refuse = |option, problem| Err(OpenError::InvalidOption { option, problem });
-        if !(1..=CONNECTIONS_CEILING).contains(&self.writer_connections) {
-            return refuse("writer_connections", "it must be between 1 and 1000");
-        }
-        if !(1..=PAYLOAD_BYTES_CEILING).contains(&self.payload_bytes_max) {
-            return refuse("payload_bytes_max", "it must be between 1 byte and 64 MiB");
-        }
-        let ages = Duration::from_millis(10)..=Duration::from_hours(24);
-        if !ages.contains(&self.session_age_max) {
-            return refuse("session_age_max", "it must be between 10 ms and 24 h");
-        }
-        let range = Duration::from_millis(10)..=Duration::from_hours(1);
-        for (option, timeout) in [
+    pub(crate) fn validate(&self) -> Result<(), InvalidSetting> {
+        let connections = 1..=CONNECTIONS_CEILING;
+        InvalidSetting::unless_in("writer_connections", self.writer_connections, connections)?;
+        let bytes = 1..=PAYLOAD_BYTES_CEILING;
+        InvalidSetting::unless_in("payload_bytes_max", self.payload_bytes_max, bytes)?;
+        InvalidSetting::unless_in("session_age_max", self.session_age_max, TIME_MIN..=AGE_MAX)?;
+        for (setting, timeout) in [
             ("connect_timeout", self.connect_timeout),
             ("acquire_timeout", self.acquire_timeout),
             ("statement_timeout", self.statement_timeout),
         ] {
-            if !range.contains(&timeout) {
-                return refuse(option, "it must be between 10 ms and 1 h");
-            }
+            InvalidSetting::unless_in(setting, timeout, TIME_MIN..=TIMEOUT_MAX)?;
         }
         Ok(())
     }
@@ -405,27 +449,89 @@ impl FromStr for TlsMode {
 mod tests {
     use super::*;
 
+    /// A time-out with its setter.
+    type Named = (&'static str, fn(StoreSettings, Duration) -> StoreSettings);
+
+    fn options() -> ConnectOptions {
+        ConnectOptions::parse("sqlite:users.db").unwrap()
+    }
+
+    fn refused(settings: StoreSettings) -> String {
+        let refused = options().settings(settings).validate();
+        refused.unwrap_err().to_string()
+    }
+
     #[test]
-    fn options_out_of_range_are_refused_and_the_limits_themselves_are_not() {
-        let options = ConnectOptions::parse("sqlite:users.db").unwrap();
-        assert_eq!(options.validate(), Ok(()));
-        for (bytes, allowed) in [
-            (0, false),
-            (1, true),
-            (PAYLOAD_BYTES_CEILING, true),
-            (PAYLOAD_BYTES_CEILING + 1, false),
-        ] {
-            let mut options = options.clone();
-            options.settings.payload_bytes_max = bytes;
-            assert_eq!(options.validate().is_ok(), allowed, "{bytes}");
+    fn options_out_of_range_are_refused_with_name_value_and_range() {
+        let settings = StoreSettings::default;
+        for bytes in [0, PAYLOAD_BYTES_CEILING + 1] {
+            assert_eq!(
+                refused(settings().payload_bytes_max(bytes)),
+                format!("payload_bytes_max is {bytes}, it must be between 1 and 67108864")
+            );
         }
-        for (connections, allowed) in [(0, false), (1, true), (1_000, true), (1_001, false)] {
-            let mut options = options.clone();
-            options.pool_connections_max = connections;
-            assert_eq!(options.validate().is_ok(), allowed, "{connections}");
+        for connections in [0, 1_001] {
+            assert_eq!(
+                refused(settings().writer_connections(connections)),
+                format!("writer_connections is {connections}, it must be between 1 and 1000")
+            );
+            let refused = options().pool_connections_max(connections).validate();
+            assert_eq!(
+                refused.unwrap_err().to_string(),
+                format!("pool_connections_max is {connections}, it must be between 1 and 1000")
+            );
         }
-        let mut options = options;
-        options.settings.connect_timeout = Duration::ZERO;
-        assert!(options.validate().is_err());
+        let (short, long) = (Duration::from_millis(9), Duration::from_secs(3_601));
+        let timeouts: [Named; 3] = [
+            ("connect_timeout", StoreSettings::connect_timeout),
+            ("acquire_timeout", StoreSettings::acquire_timeout),
+            ("statement_timeout", StoreSettings::statement_timeout),
+        ];
+        for (setting, set) in timeouts {
+            for timeout in [short, long] {
+                assert_eq!(
+                    refused(set(settings(), timeout)),
+                    format!("{setting} is {timeout:?}, it must be between 10ms and 3600s")
+                );
+            }
+        }
+        for age in [short, AGE_MAX + short] {
+            assert_eq!(
+                refused(settings().session_age_max(age)),
+                format!("session_age_max is {age:?}, it must be between 10ms and 86400s")
+            );
+        }
+    }
+
+    #[test]
+    fn the_limits_themselves_are_allowed() {
+        let settings = StoreSettings::default;
+        assert_eq!(options().validate(), Ok(()));
+        for bytes in [1, PAYLOAD_BYTES_CEILING] {
+            assert_eq!(settings().payload_bytes_max(bytes).validate(), Ok(()));
+        }
+        for connections in [1, 1_000] {
+            let options = options().pool_connections_max(connections);
+            assert_eq!(options.validate(), Ok(()));
+            assert_eq!(
+                settings().writer_connections(connections).validate(),
+                Ok(())
+            );
+        }
+        for timeout in [TIME_MIN, TIMEOUT_MAX] {
+            assert_eq!(settings().statement_timeout(timeout).validate(), Ok(()));
+        }
+        for age in [TIME_MIN, AGE_MAX] {
+            assert_eq!(settings().session_age_max(age).validate(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_time_out_of_a_url_stays_in_force() {
+        let options =
+            ConnectOptions::parse("postgres://localhost/users?connect_timeout=7").unwrap();
+        let settings = StoreSettings::default().connect_timeout(Duration::from_secs(3));
+        let options = options.settings(settings);
+        assert_eq!(options.settings.connect_timeout, Duration::from_secs(7));
     }
 }

@@ -6,14 +6,16 @@
 //! name with what to do instead. Source: PostgreSQL's documentation, "Parameter Key Words".
 //!
 //! **Guarantees.** The driver sees only parameters that it knows: of others it would log the value. No value is in an
-//! error. An empty value counts as none, as in libpq.
+//! error, but for the number of a time-out. An empty value counts as none, as in libpq.
 
 use std::time::Duration;
 
 use url::Url;
 
 use crate::connect::TlsMode;
+use crate::connect::options::TIMEOUT_MAX;
 use crate::open_error::OpenError;
+use crate::settings::InvalidSetting;
 
 /// Parameters that the driver is given as they are.
 const OF_THE_DRIVER: [&str; 11] = [
@@ -140,12 +142,6 @@ const REFUSED: [(&str, &str); 15] = [
     ),
 ];
 
-/// The longest time that opening a connection may take; libpq's 0, without end, becomes this.
-const CONNECT_TIMEOUT_MAX: Duration = Duration::from_hours(1);
-
-/// The shortest one, as in libpq.
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
-
 /// What the parameters ask of the store, beyond what the driver does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Asked {
@@ -266,16 +262,18 @@ fn accept(name: &str, value: &str, query: &str) -> Result<(), OpenError> {
     })
 }
 
-/// Whole seconds, as in libpq: none or less than none is without end, and one is two.
+/// Whole seconds, as in libpq: none or less than none is without end, here the longest that there is.
 fn connect_timeout(value: &str) -> Result<Duration, OpenError> {
     let seconds = value
         .trim()
         .parse::<i32>()
         .map_err(|_| refused("connect_timeout", "it must be a whole number of seconds"))?;
-    Ok(match u64::try_from(seconds) {
-        Ok(0) | Err(_) => CONNECT_TIMEOUT_MAX,
-        Ok(seconds) => Duration::from_secs(seconds).clamp(CONNECT_TIMEOUT_MIN, CONNECT_TIMEOUT_MAX),
-    })
+    let timeout = match u64::try_from(seconds) {
+        Ok(0) | Err(_) => TIMEOUT_MAX,
+        Ok(seconds) => Duration::from_secs(seconds),
+    };
+    InvalidSetting::unless_in("connect_timeout", timeout, ..=TIMEOUT_MAX)?;
+    Ok(timeout)
 }
 
 fn server(value: &str) -> Result<AskedServer, OpenError> {
@@ -405,10 +403,10 @@ mod tests {
     fn a_connect_timeout_means_what_it_means_to_libpq() {
         for (value, seconds) in [
             ("10", 10),
-            ("1", 2),
+            ("1", 1),
+            ("3600", 3_600),
             ("0", 3_600),
             ("-1", 3_600),
-            ("99999", 3_600),
         ] {
             let (asked, _) = taken(&format!("connect_timeout={value}")).unwrap();
             assert_eq!(
@@ -418,6 +416,11 @@ mod tests {
             );
         }
         assert!(taken("connect_timeout=1.5").is_err());
+        let too_long = taken("connect_timeout=3601").unwrap_err();
+        assert_eq!(
+            too_long.to_string(),
+            "connect_timeout is 3601s, it must be at most 3600s"
+        );
     }
 
     #[test]

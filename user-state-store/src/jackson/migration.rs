@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::error::DecodeError;
 use crate::payload::Manifest;
+use crate::settings::InvalidSetting;
 
 /// The version of a class without any other.
 const FIRST_VERSION: u32 = 1;
@@ -84,17 +85,24 @@ enum Step {
 impl JacksonMigration {
     /// A class at version 1 that had no other.
     pub fn new() -> Self {
-        Self::starting_at(FIRST_VERSION)
-    }
-
-    /// A class whose oldest version that is still read is this one, counted from 1; 0 is taken as 1.
-    pub fn starting_at(oldest_version: u32) -> Self {
         Self {
-            oldest: oldest_version.max(FIRST_VERSION),
+            oldest: FIRST_VERSION,
             up: Vec::new(),
             down: Vec::new(),
             former_class_names: Vec::new(),
         }
+    }
+
+    /// A class whose oldest version that is still read is this one, counted from 1.
+    ///
+    /// # Errors
+    /// For version 0.
+    pub fn starting_at(oldest_version: u32) -> Result<Self, InvalidSetting> {
+        InvalidSetting::unless_in("oldest_version", oldest_version, FIRST_VERSION..)?;
+        Ok(Self {
+            oldest: oldest_version,
+            ..Self::new()
+        })
     }
 
     /// Adds a version to the class, and how a document of the version before becomes one of it.

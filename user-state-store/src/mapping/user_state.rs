@@ -98,13 +98,10 @@ impl UserStateMapping {
         }
     }
 
-    /// The tag written beside every state; none where the text is empty.
+    /// The tags written beside every state.
     #[must_use]
-    pub fn tag(self, tag: &str) -> Self {
-        Self {
-            tags: Tags::one(tag),
-            ..self
-        }
+    pub fn tagged(self, tags: Tags) -> Self {
+        Self { tags, ..self }
     }
 
     /// Whether JSON or CBOR is written; JSON unless set.

@@ -39,9 +39,6 @@ const LOG_BYTES: &str = "81920000";
 /// The writer's page cache, 64 MiB: less than that does not hold the pages of a batch and of the index above them.
 const CACHE_KIB: &str = "-65536";
 
-/// The longest wait for a lock that SQLite's own setting, milliseconds in 32 bits, holds; an hour is far below it.
-const BUSY_TIMEOUT_MAX: Duration = Duration::from_hours(1);
-
 /// How many connections read at once: enough for loads and feeds side by side, few enough threads.
 pub(super) const READERS: u32 = 4;
 
@@ -282,7 +279,8 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, OpenError> {
 fn options(path: &Path, settings: &StoreSettings) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .busy_timeout(settings.statement_timeout.min(BUSY_TIMEOUT_MAX))
+        // At most an hour, far below the milliseconds that SQLite's own setting holds in 32 bits.
+        .busy_timeout(settings.statement_timeout)
         .statement_cache_capacity(STATEMENT_CACHE)
         .row_buffer_size(RESULTS_AHEAD)
         .disable_statement_logging()

@@ -21,7 +21,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::coop::unconstrained;
 use user_state_domain::{UserCommand, UserKey, UserState};
 use user_state_runtime::testkit::ManualTime;
-use user_state_runtime::{Clock, EntityRef, ExecuteError, Runtime, Stats};
+use user_state_runtime::{EntityRef, ExecuteError, Runtime, Settings, Stats};
 use user_state_store::{DurableStateStore, PersistenceId, Revision, UserStateMapping};
 
 use crate::arguments::Arguments;
@@ -67,7 +67,7 @@ impl Player {
         let mapping = UserStateMapping::new().zone(arguments.zone);
         let runtime = Runtime::for_users_as(store, mapping)
             .clock(clock.clone())
-            .idle_timeout(arguments.idle_timeout)
+            .settings(Settings::default().idle_timeout(arguments.idle_timeout))
             .start()
             .map_err(|error| Failure::new(1, with_causes(&error)))?;
         Ok(Self {

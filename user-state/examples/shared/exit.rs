@@ -51,6 +51,7 @@ impl From<OpenError> for Failure {
         match error {
             OpenError::InvalidUrl { .. }
             | OpenError::UnknownScheme { .. }
+            | OpenError::InvalidSetting(_)
             | OpenError::InvalidOption { .. } => Self::usage(with_causes(&error)),
             _ => Self::unavailable(&error),
         }

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use super::memory::Memory;
 use crate::changes::scan::{Progress, Scan};
-use crate::changes::settings::{FeedSettings, InvalidFeedSettings};
+use crate::changes::settings::FeedSettings;
 use crate::changes::{
     ChangesPage, ChangesQuery, PageEnd, RowKey, StateChange, TimestampOffset, UnreadableChange,
     UnreadableRow,
@@ -35,6 +35,7 @@ use crate::changes::{
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
+use crate::settings::InvalidSetting;
 use crate::slice::SliceRange;
 use crate::store::{Span, StoredState};
 
@@ -170,8 +171,9 @@ impl Core {
         slices: SliceRange,
         offset: TimestampOffset,
         settings: FeedSettings,
-    ) -> Result<Self, InvalidFeedSettings> {
+    ) -> Result<Self, InvalidSetting> {
         settings.validate()?;
+        let limit = NonZeroUsize::new(settings.buffer_size).unwrap_or(NonZeroUsize::MIN);
         // A year is far from what a TimeDelta holds.
         let delta = |duration| TimeDelta::from_std(duration).unwrap_or_default();
         let window = delta(settings.backtracking_window);
@@ -189,7 +191,7 @@ impl Core {
         Ok(Self {
             entity_type: entity_type.into(),
             slices,
-            limit: settings.buffer_size,
+            limit,
             behind: delta(settings.behind_current_time),
             window,
             forward: Forward {
@@ -198,7 +200,7 @@ impl Core {
                     seen: seen.into_iter().collect(),
                     last: None,
                 },
-                scan: Scan::new(offset.timestamp, settings.buffer_size),
+                scan: Scan::new(offset.timestamp, limit),
                 begun_inside: None,
                 told: offset.clone(),
                 due: None,

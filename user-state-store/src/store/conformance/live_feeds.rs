@@ -234,10 +234,7 @@ fn start(
     slices: SliceRange,
     offset: TimestampOffset,
 ) -> TestResult<impl Stream<Item = Result<StateChange, StoreError>> + Unpin + use<>> {
-    let settings = FeedSettings {
-        refresh_interval: Duration::from_hours(1),
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default().refresh_interval(Duration::from_hours(1));
     Ok(changes_by_slices(
         fixture.store.clone(),
         "",

@@ -161,10 +161,7 @@ fn a_page_that_brought_much_halves_the_wait() -> TestResult {
 #[test]
 fn what_is_younger_than_the_distance_waits_for_its_turn_and_is_asked_for_soon() -> TestResult {
     let now = Instant::now();
-    let settings = FeedSettings {
-        behind_current_time: Duration::from_secs(2),
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default().behind_current_time(Duration::from_secs(2));
     let mut core = core_with(TimestampOffset::default(), settings);
     read(&mut core, now);
     core.on_answer(
@@ -327,10 +324,7 @@ fn a_resumed_feed_looks_back_from_its_offset_once_and_goes_on() -> TestResult {
 #[test]
 fn without_a_window_it_never_looks_back() -> TestResult {
     let now = Instant::now();
-    let settings = FeedSettings {
-        backtracking_window: Duration::ZERO,
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default().backtracking_window(Duration::ZERO);
     let mut core = core_with(offset(1000, &[]), settings);
     for until in [2000, 3000, 4000] {
         core.forward.due = None;
@@ -568,10 +562,7 @@ fn an_erased_entity_that_was_made_again_comes_with_its_lower_revision() -> TestR
 #[test]
 fn it_remembers_no_more_than_it_may_and_repeats_what_it_forgot() -> TestResult {
     let now = Instant::now();
-    let settings = FeedSettings {
-        remembered_max: 2,
-        ..FeedSettings::default()
-    };
+    let settings = FeedSettings::default().remembered_max(2);
     let mut core = core_with(offset(1000, &[]), settings);
     read(&mut core, now);
     core.on_answer(
@@ -678,13 +669,11 @@ impl Dice {
 
 /// Times in microseconds: a window of 10,000, a distance of 100, transactions of up to 10,000, a refresh of 500.
 fn settings(dice: &mut Dice) -> FeedSettings {
-    FeedSettings {
-        refresh_interval: Duration::from_millis(1),
-        behind_current_time: Duration::from_micros(100),
-        backtracking_window: Duration::from_millis(10),
-        remembered_max: usize::try_from(1 + dice.below(40)).unwrap(),
-        ..FeedSettings::default()
-    }
+    FeedSettings::default()
+        .refresh_interval(Duration::from_millis(1))
+        .behind_current_time(Duration::from_micros(100))
+        .backtracking_window(Duration::from_millis(10))
+        .remembered_max(usize::try_from(1 + dice.below(40)).unwrap())
 }
 
 #[test]
