@@ -10,13 +10,13 @@ use crate::context::Context;
 use crate::error::StartError;
 use crate::lifecycle::Publisher;
 use crate::policy::ConflictPolicy;
-use crate::running::Running;
+use crate::running::{Running, Source};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
 use crate::stats::ShardCounters;
 use crate::time_source::TimeSource;
 
-/// A runtime about to be started; made by [`Runtime::builder`] or [`Runtime::for_users`].
+/// A runtime about to be started; made by [`Runtime::builder`] or `Runtime::for_users`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -135,7 +135,11 @@ where
         if tags.len() > TAGS_MAX {
             return Err(StartError::TooManyTags { tags: tags.len() });
         }
-        let running = Running::start(Context {
+        let source = Source {
+            store: Arc::clone(&self.store),
+            mapping: Arc::clone(&self.mapping),
+        };
+        let context = Context {
             lifecycle: Publisher::new(settings.lifecycle_events_max),
             counters: ShardCounters::new(settings.shards, A::TYPE),
             settings,
@@ -147,7 +151,8 @@ where
             delete_form: self.delete_form,
             writers: self.writers,
             clock: self.time.clock(),
-        });
+        };
+        let running = Running::start(context, source);
         self.time.attach(|| running.barrier());
         Ok(Runtime::of(running))
     }

@@ -45,6 +45,7 @@
 //!
 //! # Features
 //! - `postgres`, `sqlite` (both by default): the stores.
+//! - `users` (by default): `Runtime::for_users`, on the domain of `user-state-domain`.
 //! - `testkit`: manual time, probes and a fault-injecting store, see `testkit`.
 
 mod barrier;
@@ -70,6 +71,7 @@ mod stats;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod time_source;
+#[cfg(feature = "users")]
 mod users;
 mod work;
 

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use user_state_store::PersistenceId;
+use user_state_store::{DurableStateStore, PersistenceId, StateMapping};
 
 use crate::barrier::{Barrier, BarrierError};
 use crate::clock::{Clock, Moment};
@@ -17,9 +17,16 @@ use crate::placement;
 use crate::shard::{self, Mail};
 use crate::stats::Counters;
 
+/// Where the states are stored, and how they are read: for those who follow their changes.
+pub(crate) struct Source<A> {
+    pub(crate) store: Arc<dyn DurableStateStore>,
+    pub(crate) mapping: Arc<dyn StateMapping<A>>,
+}
+
 /// The shards of a runtime, and the ways to them.
 pub(crate) struct Running<A: Aggregate> {
     context: Arc<Context<A>>,
+    source: Source<A>,
     mailboxes: Vec<mpsc::Sender<Mail<A>>>,
     shards: Mutex<JoinSet<()>>,
     /// Until when, in real time, the shards have to end.
@@ -33,7 +40,7 @@ where
     A::Error: Send + Sync + 'static,
 {
     /// Starts the shards on the current tokio runtime.
-    pub(crate) fn start(context: Context<A>) -> Arc<Self> {
+    pub(crate) fn start(context: Context<A>, source: Source<A>) -> Arc<Self> {
         let context = Arc::new(context);
         let mut shards = JoinSet::new();
         let (ending, until) = watch::channel(None);
@@ -48,6 +55,7 @@ where
             .collect();
         Arc::new(Self {
             context,
+            source,
             mailboxes,
             shards: Mutex::new(shards),
             ending,
@@ -83,6 +91,10 @@ impl<A: Aggregate> Running<A> {
 
     pub(crate) fn context(&self) -> &Context<A> {
         &self.context
+    }
+
+    pub(crate) fn source(&self) -> &Source<A> {
+        &self.source
     }
 
     pub(crate) fn shard_of(&self, persistence_id: &PersistenceId) -> usize {

@@ -102,10 +102,10 @@ where
         impl Stream<Item = Result<TypedChange<A>, StoreError>> + Send + Unpin + use<A>,
         InvalidSetting,
     > {
-        let context = self.0.context();
-        let store = Arc::clone(&context.store);
+        let source = self.0.source();
+        let store = Arc::clone(&source.store);
         let changes = changes_by_slices(store, entity_type, slices, offset, settings)?;
-        Ok(typed_changes(changes, Arc::clone(&context.mapping)))
+        Ok(typed_changes(changes, Arc::clone(&source.mapping)))
     }
 
     /// Subscribes to what happens to entities from now on.

@@ -22,6 +22,7 @@ use crate::payload::{Manifest, Payload, SerializerId};
 pub(crate) mod cbor;
 pub(crate) mod compression;
 pub(crate) mod json;
+#[cfg(feature = "users")]
 pub(crate) mod local_date_time;
 mod migration;
 

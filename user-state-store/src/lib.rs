@@ -69,7 +69,7 @@
 //! | opening a store | [`connect`], [`ConnectOptions`], [`migrate`]; by type: `PostgresStore`, `SqliteStore` |
 //! | the contract of a store | [`DurableStateStore`]: [`Write`] and [`WriteOutcome`], [`StoredState`], [`StoreError`] |
 //! | ids and slices | [`PersistenceId`], [`Slice`], [`SliceRange`] |
-//! | the stored form of a state | [`StateMapping`]: [`UserStateMapping`], [`SerdeMapping`], [`PrimitiveMapping`]; [`Payload`] |
+//! | the stored form of a state | [`StateMapping`]: `UserStateMapping`, [`SerdeMapping`], [`PrimitiveMapping`]; [`Payload`] |
 //! | format, compression and versions of it | [`PayloadFormat`], [`Compression`], [`JacksonMigration`] |
 //! | a write whose answer was lost | [`UnresolvedWrite`], [`resolve`], [`Resolution`] |
 //! | following changes | [`changes_by_slices`] with [`FeedSettings`]; [`current_changes_by_slices`], [`current_persistence_ids`]; decoded: [`typed_changes`] |
@@ -100,6 +100,7 @@
 //!
 //! - `postgres` (default): `PostgresStore`, on PostgreSQL 12 and later.
 //! - `sqlite` (default): `SqliteStore`, in one file and with SQLite compiled in.
+//! - `users` (default): `UserStateMapping`, the stored form of `user-state-domain`'s states, and ids of its keys.
 //! - `views`: `PostgresStore::view_repository`, views of cqrs-es kept by postgres-es on the store's pool.
 //! - `conformance`: the contract as a suite of tests, for authors of backends.
 
@@ -111,6 +112,14 @@ mod cuts;
 mod deadline;
 mod error;
 mod event_store;
+#[cfg_attr(
+    not(feature = "users"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "what the stored form of users alone needs stands beside what it shares"
+    )
+)]
 mod jackson;
 mod mapping;
 mod open_error;
@@ -135,6 +144,7 @@ pub use changes::{
     TimestampOffset, TypedChange, TypedValue, UnreadableChange, UnreadableRow, changes_by_slices,
     current_changes_by_slices, current_persistence_ids, typed_changes,
 };
+#[cfg(feature = "users")]
 pub use chrono_tz::Tz;
 pub use connect::{
     Access, ConnectOptions, Durability, PayloadColumn, RemoteTls, RowSecurity, StoreSettings,
@@ -143,9 +153,9 @@ pub use connect::{
 pub use error::{Cause, DatabaseError, DecodeError, EncodeError, StoreError};
 pub use event_store::{DurableStateContext, DurableStateEventStore, NoEventHistory};
 pub use jackson::{Compression, JacksonMigration, PayloadFormat};
-pub use mapping::{
-    DeleteForm, Primitive, PrimitiveMapping, SerdeMapping, StateMapping, UserStateMapping,
-};
+#[cfg(feature = "users")]
+pub use mapping::UserStateMapping;
+pub use mapping::{DeleteForm, Primitive, PrimitiveMapping, SerdeMapping, StateMapping};
 pub use open_error::OpenError;
 pub use parts::load_in_parts;
 pub use payload::{Manifest, Payload, SerializerId};

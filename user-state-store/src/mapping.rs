@@ -9,11 +9,14 @@ use crate::tags::Tags;
 
 mod primitive;
 mod serde;
+#[cfg(feature = "users")]
 mod user_state;
+#[cfg(feature = "users")]
 mod zone;
 
 pub use primitive::{Primitive, PrimitiveMapping};
 pub use serde::SerdeMapping;
+#[cfg(feature = "users")]
 pub use user_state::UserStateMapping;
 
 /// Turns an aggregate into a payload and back.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "users")]
 use user_state_domain::UserKey;
 
 use crate::slice::Slice;
@@ -116,6 +117,7 @@ impl PersistenceId {
 /// A user's plain id, `mallId-userId`: the default form for users.
 ///
 /// A key is at most 255 characters and has no control characters and no separator, so this cannot fail.
+#[cfg(feature = "users")]
 impl From<&UserKey> for PersistenceId {
     fn from(key: &UserKey) -> Self {
         Self(key.to_string().into())

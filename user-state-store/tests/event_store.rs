@@ -2,7 +2,7 @@
 //!
 //! Method: `CqrsFramework<UserState>` on SQLite, two of them racing on one user, and a store that loses answers.
 
-#![cfg(feature = "sqlite")]
+#![cfg(all(feature = "sqlite", feature = "users"))]
 
 use std::collections::HashMap;
 use std::error::Error;

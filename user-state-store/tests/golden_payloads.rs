@@ -7,6 +7,7 @@
 //!
 //! Most rows have arbitrary persistence ids, so the mapping of users is given an id made of the ids in the state.
 
+#![cfg(feature = "users")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,

@@ -3,6 +3,7 @@
 //!
 //! A subscriber of this thread gathers every field of every event as text.
 
+#![cfg(feature = "users")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::{Debug, Write};

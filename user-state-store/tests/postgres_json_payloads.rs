@@ -3,7 +3,7 @@
 //!
 //! Method: real databases; where the column matters, the same steps run on both types.
 
-#![cfg(feature = "postgres")]
+#![cfg(all(feature = "postgres", feature = "users"))]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

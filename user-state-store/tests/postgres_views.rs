@@ -2,7 +2,7 @@
 //!
 //! Method: `CqrsFramework<UserState>` on PostgreSQL with a `GenericQuery`; the view and the state are then compared.
 
-#![cfg(feature = "views")]
+#![cfg(all(feature = "views", feature = "users"))]
 
 mod support;
 

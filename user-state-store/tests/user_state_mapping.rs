@@ -3,6 +3,7 @@
 //! Payloads are made by hand and by the mapping itself; proptest draws states and zones. Markers in payloads show that
 //! no error repeats what a payload holds.
 
+#![cfg(feature = "users")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;

@@ -26,7 +26,7 @@
 //! ```
 //!
 //! # Crates
-//! Whatever is not named at the root stands in the module of its crate: [`domain`] is pure logic, [`store`] keeps
+//! Whatever is not named at the root stands in the module of its crate: `domain` is pure logic, [`store`] keeps
 //! states, [`runtime`] keeps entities alive. Libraries that need one of them depend on that crate alone.
 //!
 //! # Guarantees
@@ -34,9 +34,13 @@
 //!
 //! # Features
 //! - `postgres` (with TLS) and `sqlite`, both by default: the stores.
+//! - `users`, by default: the domain of users, its stored form, and `Runtime::for_users`. Without it this is a library for
+//!   aggregates of your own.
 //! - `testkit`: manual time, probes and a fault-injecting store.
 
+#[cfg(feature = "users")]
 pub use user_state_domain as domain;
+#[cfg(feature = "users")]
 pub use user_state_domain::{
     MallId, ProductId, UserCommand, UserEvent, UserId, UserKey, UserState,
 };
@@ -45,6 +49,8 @@ pub use user_state_runtime::{
     EntityRef, ExecuteError, RequestError, Runtime, RuntimeBuilder, Settings, Versioned,
 };
 pub use user_state_store as store;
+#[cfg(feature = "users")]
+pub use user_state_store::UserStateMapping;
 pub use user_state_store::{
-    ConnectOptions, DurableStateStore, OpenError, StoreError, UserStateMapping, connect, migrate,
+    ConnectOptions, DurableStateStore, OpenError, StoreError, connect, migrate,
 };
