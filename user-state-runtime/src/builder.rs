@@ -10,9 +10,12 @@ use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
 use crate::error::StartError;
 use crate::lifecycle::Publisher;
+use crate::live_aggregate::LiveAggregate;
+use crate::persistence::DurableState;
 use crate::policy::ConflictPolicy;
 use crate::runtime::Runtime;
 use crate::settings::Settings;
+use crate::shard::UserHands;
 use crate::stats::ShardCounters;
 
 /// A runtime about to be started; made by [`Runtime::builder`] or [`Runtime::for_users`].
@@ -49,12 +52,7 @@ pub struct RuntimeBuilder<A: Aggregate> {
     settings: Settings,
 }
 
-impl<A> RuntimeBuilder<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> RuntimeBuilder<A> {
     pub(crate) fn new(
         store: Arc<dyn DurableStateStore>,
         mapping: Arc<dyn StateMapping<A>>,
@@ -121,19 +119,22 @@ where
         if tags.len() > TAGS_MAX {
             return Err(StartError::TooManyTags { tags: tags.len() });
         }
-        Ok(Runtime::start(Context {
+        let context = Context {
+            aggregate: A::TYPE,
             lifecycle: Publisher::new(settings.lifecycle_events_max),
             counters: ShardCounters::new(settings.shards),
             settings,
+            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
+        };
+        let hands = UserHands::new(self.services, self.conflict_policy);
+        let persistence = DurableState {
             store: self.store,
-            tags,
             mapping: self.mapping,
-            services: self.services,
-            conflict_policy: self.conflict_policy,
+            tags,
             delete_form: self.delete_form,
             writers: self.writers,
-            clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
-        }))
+        };
+        Ok(Runtime::start(context, &hands, persistence))
     }
 }
 

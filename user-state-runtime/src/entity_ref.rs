@@ -8,9 +8,11 @@ use tokio::sync::mpsc;
 use user_state_store::{PersistenceId, Revision};
 
 use crate::error::{ExecuteError, RequestError, TellError};
-use crate::request::{self, Message, Reply, Request, Versioned};
+use crate::live_aggregate::LiveAggregate;
+use crate::reply::{self, Reply, ReplyTo};
+use crate::request::{Message, Request, Versioned};
 use crate::runtime::Inner;
-use crate::shard::Mail;
+use crate::shard::{Mail, ShardMail};
 
 /// A handle to one entity, live or not: the next message brings it to life.
 ///
@@ -42,18 +44,7 @@ pub struct EntityRef<A: Aggregate> {
     shard: usize,
 }
 
-/// Why a message did not reach its shard's mailbox.
-enum NotSent<A: Aggregate> {
-    Full(Request<A>),
-    Closed(Request<A>),
-}
-
-impl<A> EntityRef<A>
-where
-    A: Aggregate + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> EntityRef<A> {
     pub(crate) fn new(runtime: Arc<Inner<A>>, persistence_id: PersistenceId) -> Self {
         let shard = runtime.shard_of(&persistence_id);
         Self {
@@ -72,19 +63,19 @@ where
     /// makes no event returns the current revision.
     ///
     /// # Errors
-    /// Three outcomes only: acknowledged, surely not applied, and [`ExecuteError::Unknown`].
+    /// Three outcomes only: acknowledged, surely not applied, and [`RequestError::Unknown`].
     ///
     /// # Cancel safety
     /// Dropping the future after its first poll stops the waiting only: the command may still be executed.
     pub async fn execute(&self, command: A::Command) -> Result<Revision, ExecuteError<A>> {
+        let permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(error) => return Err(ExecuteError::new(error, Some(command))),
+        };
         let (reply, answer) = oneshot::async_channel();
-        self.send(Request::Execute {
-            command: Some(command),
-            reply,
-        })
-        .map_err(NotSent::into_execute)?;
+        permit.send(self.mail(Request::Execute(Some(command)), Reply::Execute(reply)));
         // A shard that ends without an answer may have sent the write.
-        request::received(answer.await, || ExecuteError::Unknown)
+        reply::received(answer.await, || RequestError::Unknown.into())
     }
 
     /// Hands a command over. Returns when the mailbox has taken it; what becomes of it later is told by the
@@ -93,10 +84,14 @@ where
     /// # Errors
     /// Where the mailbox is full or closed; the command comes back.
     pub fn tell(&self, command: A::Command) -> Result<(), TellError<A>> {
-        self.send(Request::Tell {
-            command: Some(command),
-        })
-        .map_err(NotSent::into_tell)
+        match self.permit() {
+            Ok(permit) => {
+                permit.send(self.mail(Request::Execute(Some(command)), Reply::Tell));
+                Ok(())
+            }
+            Err(RequestError::Closed) => Err(TellError::Closed(command)),
+            Err(_) => Err(TellError::Overloaded(command)),
+        }
     }
 
     /// Reads the state: linearizable, and never one that is not durable. From memory where the entity is live.
@@ -107,7 +102,8 @@ where
     /// # Cancel safety
     /// Dropping the future loses the answer only.
     pub async fn state(&self) -> Result<Versioned<A>, RequestError> {
-        self.ask(|reply| Request::Read { reply }).await
+        self.ask(Request::Read, Reply::State, RequestError::Closed)
+            .await
     }
 
     /// Reads the state after a look at the database, so that what another writer did meanwhile is seen. Costs a
@@ -119,7 +115,8 @@ where
     /// # Cancel safety
     /// Dropping the future loses the answer only.
     pub async fn state_confirmed(&self) -> Result<Versioned<A>, RequestError> {
-        self.ask(|reply| Request::Confirm { reply }).await
+        self.ask(Request::Confirm, Reply::State, RequestError::Closed)
+            .await
     }
 
     /// Deletes the state in the form that is set for the runtime. Returns when that is durable, with the revision: the
@@ -134,11 +131,8 @@ where
     /// Dropping the future after its first poll stops the waiting only: the state may still be deleted.
     pub async fn delete(&self) -> Result<Revision, RequestError> {
         let at = self.runtime.clock().utc_now();
-        self.ask_or(
-            || RequestError::Unknown,
-            |reply| Request::Delete { at, reply },
-        )
-        .await
+        self.ask(Request::Delete(at), Reply::Delete, RequestError::Unknown)
+            .await
     }
 
     /// Takes the entity out of memory once everything before is durable. The next message recovers it.
@@ -150,75 +144,42 @@ where
     /// # Cancel safety
     /// Dropping the future stops the waiting only.
     pub async fn passivate(&self) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Passivate { reply }).await
+        self.ask(Request::Passivate, Reply::Passivate, RequestError::Closed)
+            .await
     }
 
-    fn ask<T>(
+    /// Asks and waits; `unanswered` is what it means if no answer comes.
+    async fn ask<T>(
         &self,
-        request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
-    ) -> impl Future<Output = Result<T, RequestError>> {
-        self.ask_or(|| RequestError::Closed, request)
-    }
-
-    async fn ask_or<T>(
-        &self,
-        unanswered: impl FnOnce() -> RequestError,
-        request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
+        request: Request<A>,
+        reply_as: impl FnOnce(ReplyTo<T, RequestError>) -> Reply<A>,
+        unanswered: RequestError,
     ) -> Result<T, RequestError> {
+        let permit = self.permit()?;
         let (reply, answer) = oneshot::async_channel();
-        self.send(request(reply))
-            .map_err(|not_sent| match not_sent {
-                NotSent::Full(_) => RequestError::Overloaded,
-                NotSent::Closed(_) => RequestError::Closed,
-            })?;
-        request::received(answer.await, unanswered)
+        permit.send(self.mail(request, reply_as(reply)));
+        reply::received(answer.await, || unanswered)
     }
 
-    fn send(&self, request: Request<A>) -> Result<(), NotSent<A>> {
-        let mail = Mail::Request(Message {
+    /// Room for one request in the mailbox.
+    fn permit(&self) -> Result<mpsc::Permit<'_, ShardMail<A>>, RequestError> {
+        let permit = self.runtime.mailbox(self.shard).try_reserve();
+        permit.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => {
+                self.runtime.counters(self.shard).overloaded(1);
+                RequestError::Overloaded
+            }
+            mpsc::error::TrySendError::Closed(()) => RequestError::Closed,
+        })
+    }
+
+    fn mail(&self, request: Request<A>, ticket: Reply<A>) -> ShardMail<A> {
+        Mail::Request(Message {
             persistence_id: self.persistence_id.clone(),
             accepted_at: self.runtime.clock().now(),
             request,
-        });
-        match self.runtime.mailbox(self.shard).try_send(mail) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Full(Mail::Request(message))) => {
-                self.runtime.counters(self.shard).overloaded(1);
-                Err(NotSent::Full(message.request))
-            }
-            Err(mpsc::error::TrySendError::Closed(Mail::Request(message))) => {
-                Err(NotSent::Closed(message.request))
-            }
-            Err(_) => unreachable!("a mailbox that takes no mail gives the same mail back"),
-        }
-    }
-}
-
-impl<A: Aggregate> NotSent<A> {
-    fn into_execute(self) -> ExecuteError<A> {
-        match self {
-            Self::Full(Request::Execute {
-                command: Some(command),
-                ..
-            }) => ExecuteError::Overloaded(command),
-            Self::Closed(Request::Execute {
-                command: Some(command),
-                ..
-            }) => ExecuteError::Closed(command),
-            _ => unreachable!("a command that was not sent comes back"),
-        }
-    }
-
-    fn into_tell(self) -> TellError<A> {
-        match self {
-            Self::Full(Request::Tell {
-                command: Some(command),
-            }) => TellError::Overloaded(command),
-            Self::Closed(Request::Tell {
-                command: Some(command),
-            }) => TellError::Closed(command),
-            _ => unreachable!("a command that was not sent comes back"),
-        }
+            ticket,
+        })
     }
 }
 

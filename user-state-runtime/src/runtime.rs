@@ -17,7 +17,9 @@ use crate::clock::{Clock, Moment};
 use crate::context::Context;
 use crate::entity_ref::EntityRef;
 use crate::lifecycle::Lifecycle;
-use crate::shard::{self, Mail};
+use crate::live_aggregate::LiveAggregate;
+use crate::persistence::Storage;
+use crate::shard::{self, Mail, ShardMail, UserHands};
 use crate::stats::{Counters, Stats};
 
 /// Live entities of one aggregate on one store. Cloning is cheap and gives the same runtime.
@@ -47,8 +49,8 @@ pub struct Runtime<A: Aggregate> {
 
 /// What handles share.
 pub(crate) struct Inner<A: Aggregate> {
-    context: Arc<Context<A>>,
-    mailboxes: Vec<mpsc::Sender<Mail<A>>>,
+    context: Arc<Context>,
+    mailboxes: Vec<mpsc::Sender<ShardMail<A>>>,
     shards: Mutex<JoinSet<()>>,
     /// Until when, in real time, the shards have to end.
     ending: watch::Sender<Option<Instant>>,
@@ -59,12 +61,7 @@ pub(crate) struct Inner<A: Aggregate> {
 #[error("the runtime did not finish everything in time; the callers concerned were told")]
 pub struct ShutdownTimedOut;
 
-impl<A> Runtime<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> Runtime<A> {
     /// A runtime about to be configured: where states are kept, in which form, and what handlers may call.
     pub fn builder(
         store: Arc<dyn DurableStateStore>,
@@ -74,16 +71,27 @@ where
         RuntimeBuilder::new(store, Arc::new(mapping), Arc::new(services))
     }
 
-    pub(crate) fn start(context: Context<A>) -> Self {
-        let context = Arc::new(context);
+    pub(crate) fn start<P: Storage<A>>(
+        context: Context,
+        hands: &UserHands<A>,
+        persistence: P,
+    ) -> Self {
+        let (context, persistence) = (Arc::new(context), Arc::new(persistence));
         let mut shards = JoinSet::new();
         let (ending, until) = watch::channel(None);
         let mailboxes = (0..context.settings.shards)
             .map(|shard| {
                 let (sender, mailbox) = mpsc::channel(context.settings.mailbox_messages_max);
-                let counters = Arc::clone(context.counters.of(shard));
-                let context = Arc::clone(&context);
-                shards.spawn(shard::run(context, counters, mailbox, until.clone()));
+                let (context, persistence) = (Arc::clone(&context), Arc::clone(&persistence));
+                let (hands, until) = (hands.clone(), until.clone());
+                shards.spawn(shard::run(
+                    context,
+                    shard,
+                    hands,
+                    persistence,
+                    mailbox,
+                    until,
+                ));
                 sender
             })
             .collect();
@@ -139,33 +147,23 @@ where
     }
 }
 
-fn barrier<A>(inner: &Arc<Inner<A>>) -> Barrier
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+fn barrier<A: LiveAggregate>(inner: &Arc<Inner<A>>) -> Barrier {
     let inner = Arc::downgrade(inner);
     Barrier::new(move |moment| pass_barrier(Weak::clone(&inner), moment))
 }
 
-fn pass_barrier<A>(
+fn pass_barrier<A: LiveAggregate>(
     inner: Weak<Inner<A>>,
     to: Moment,
-) -> BoxFuture<'static, Result<(), BarrierError>>
-where
-    A: Aggregate + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+) -> BoxFuture<'static, Result<(), BarrierError>> {
     async move {
         let Some(inner) = inner.upgrade() else {
             return Ok(());
         };
         let timeout = inner.context.settings.advance_timeout;
         let shards = inner.mailboxes.iter().map(|mailbox| async move {
-            let (reply, passed) = oneshot::async_channel();
-            if mailbox.send(Mail::Advance { to, reply }).await.is_err() {
+            let (ticket, passed) = oneshot::async_channel();
+            if mailbox.send(Mail::Advance { to, ticket }).await.is_err() {
                 return Ok(());
             }
             // A shard that has ended is caught up with everything.
@@ -186,7 +184,7 @@ impl<A: Aggregate> Inner<A> {
         usize::from(persistence_id.slice().get()) % self.mailboxes.len()
     }
 
-    pub(crate) fn mailbox(&self, shard: usize) -> &mpsc::Sender<Mail<A>> {
+    pub(crate) fn mailbox(&self, shard: usize) -> &mpsc::Sender<ShardMail<A>> {
         self.mailboxes
             .get(shard)
             .unwrap_or_else(|| unreachable!("every entity has a shard"))

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use user_state_store::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 
-use crate::clock::Moment;
 use crate::error::StartError;
 
 /// The most messages of a bounded queue: more memory than any machine has for it.
@@ -91,11 +90,6 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether an entity touched at one moment has been idle for the time-out at another; reaching it counts.
-    pub(crate) fn is_due(&self, touched: Moment, now: Moment) -> bool {
-        touched + self.idle_timeout <= now
-    }
-
     /// The settings with every limit brought into its range.
     ///
     /// # Errors

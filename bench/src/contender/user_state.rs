@@ -116,9 +116,9 @@ impl Target for Live {
         answer.map(drop).map_err(|error| match error {
             ExecuteError::Rejected(_) => "rejected",
             ExecuteError::Overloaded(_) => "overloaded",
-            ExecuteError::Conflict => "conflict",
-            ExecuteError::Unavailable(_) => "unavailable",
-            ExecuteError::Unknown => "outcome unknown",
+            ExecuteError::Failed(RequestError::Conflict) => "conflict",
+            ExecuteError::Failed(RequestError::Unavailable(_)) => "unavailable",
+            ExecuteError::Failed(RequestError::Unknown) => "outcome unknown",
             _ => "another error",
         })
     }

@@ -141,12 +141,7 @@ fn reason_of_command(error: &ExecuteError<UserState>) -> &'static str {
         ExecuteError::Rejected(_) => "rejected",
         ExecuteError::Overloaded(_) => "overloaded",
         ExecuteError::Closed(_) => "closed",
-        ExecuteError::Conflict => "conflict",
-        ExecuteError::Unavailable(_) => "unavailable",
-        ExecuteError::Unreadable(_) => "unreadable",
-        ExecuteError::Refused(_) => "refused by the database",
-        ExecuteError::Panicked => "panicked",
-        ExecuteError::Unknown => "outcome unknown",
+        ExecuteError::Failed(error) => reason(error),
         _ => "another error",
     }
 }
@@ -160,6 +155,7 @@ pub(crate) fn reason(error: &RequestError) -> &'static str {
         RequestError::Unavailable(_) => "unavailable",
         RequestError::Unreadable(_) => "unreadable",
         RequestError::Refused(_) => "refused by the database",
+        RequestError::RevisionsExhausted => "no revision left",
         RequestError::Panicked => "panicked",
         RequestError::Unknown => "outcome unknown",
         _ => "another error",

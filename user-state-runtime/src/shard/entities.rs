@@ -5,41 +5,39 @@
 
 use std::hash::BuildHasher;
 
-use cqrs_es::Aggregate;
 use hashbrown::{DefaultHashBuilder, HashTable};
-use slotmap::{DefaultKey, Key, SlotMap};
+use slotmap::{Key as _, SlotMap};
 use user_state_store::PersistenceId;
 
+use crate::effects::Effects;
 use crate::entity::Entity;
-
-/// Where an entity is, from when it comes to life until it leaves; nobody else is ever found by it.
-pub(crate) type EntityKey = DefaultKey;
+use crate::persistence::Key;
 
 /// The live entities.
-pub(super) struct Entities<A: Aggregate> {
-    slots: SlotMap<EntityKey, Live<A>>,
+pub(super) struct Entities<E: Effects> {
+    slots: SlotMap<Key, Live<E>>,
     by_id: HashTable<Place>,
     hashes: DefaultHashBuilder,
     /// The ends of the order; null where there is nobody.
-    oldest: EntityKey,
-    newest: EntityKey,
+    oldest: Key,
+    newest: Key,
 }
 
 /// An entity with its id, and its neighbours in the order.
-pub(super) struct Live<A: Aggregate> {
+pub(super) struct Live<E: Effects> {
     pub(super) id: PersistenceId,
-    pub(super) entity: Entity<A>,
+    pub(super) entity: Entity<E>,
     /// The id's, as in the index.
     hash: u32,
-    older: EntityKey,
-    newer: EntityKey,
+    older: Key,
+    newer: Key,
 }
 
 /// An entry of the index. It has its hash with it, so that the index grows without a look at the entities.
 #[derive(Clone, Copy)]
 struct Place {
     hash: u32,
-    key: EntityKey,
+    key: Key,
 }
 
 impl Place {
@@ -49,14 +47,14 @@ impl Place {
     }
 }
 
-impl<A: Aggregate> Entities<A> {
+impl<E: Effects> Entities<E> {
     pub(super) fn new() -> Self {
         Self {
             slots: SlotMap::new(),
             by_id: HashTable::new(),
             hashes: DefaultHashBuilder::default(),
-            oldest: EntityKey::null(),
-            newest: EntityKey::null(),
+            oldest: Key::null(),
+            newest: Key::null(),
         }
     }
 
@@ -65,7 +63,7 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Where this entity is, if it is live.
-    pub(super) fn key_of(&self, id: &PersistenceId) -> Option<EntityKey> {
+    pub(super) fn key_of(&self, id: &PersistenceId) -> Option<Key> {
         let hash = self.hash_of(id);
         let is_here = |place: &Place| {
             place.hash == hash && self.get(place.key).is_some_and(|it| it.id == *id)
@@ -74,19 +72,19 @@ impl<A: Aggregate> Entities<A> {
         Some(place.key)
     }
 
-    pub(super) fn get(&self, key: EntityKey) -> Option<&Live<A>> {
+    pub(super) fn get(&self, key: Key) -> Option<&Live<E>> {
         self.slots.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: EntityKey) -> Option<&mut Live<A>> {
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Live<E>> {
         self.slots.get_mut(key)
     }
 
     /// Brings an entity into the processor's cache, and what is needed of its neighbours to renew it.
-    pub(super) fn touch(&self, key: EntityKey) {
+    pub(super) fn prefetch(&self, key: Key) {
         let Some(live) = self.get(key) else { return };
-        let newer = |key| self.get(key).map(|live: &Live<A>| live.newer);
-        let older = |key| self.get(key).map(|live: &Live<A>| live.older);
+        let newer = |key| self.get(key).map(|live: &Live<E>| live.newer);
+        let older = |key| self.get(key).map(|live: &Live<E>| live.older);
         std::hint::black_box((
             newer(live.older),
             older(live.newer),
@@ -95,7 +93,7 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Brings an entity's place in the index into the processor's cache.
-    pub(super) fn touch_place(&self, key: EntityKey) {
+    pub(super) fn prefetch_place(&self, key: Key) {
         let Some(live) = self.get(key) else { return };
         let place = self
             .by_id
@@ -104,14 +102,14 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Adds an entity, which nobody of its id may be before, as the newest.
-    pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<A>) -> EntityKey {
+    pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<E>) -> Key {
         let hash = self.hash_of(&id);
         let key = self.slots.insert(Live {
             id,
             entity,
             hash,
-            older: EntityKey::null(),
-            newer: EntityKey::null(),
+            older: Key::null(),
+            newer: Key::null(),
         });
         self.by_id
             .insert_unique(Place::spread(hash), Place { hash, key }, |place| {
@@ -122,7 +120,7 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Takes an entity out.
-    pub(super) fn remove(&mut self, key: EntityKey) -> Option<(PersistenceId, Entity<A>)> {
+    pub(super) fn remove(&mut self, key: Key) -> Option<(PersistenceId, Entity<E>)> {
         self.unlink(key);
         let Live {
             id, entity, hash, ..
@@ -137,7 +135,7 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Makes an entity the newest.
-    pub(super) fn renew(&mut self, key: EntityKey) {
+    pub(super) fn renew(&mut self, key: Key) {
         if key != self.newest && self.slots.contains_key(key) {
             self.unlink(key);
             self.append(key);
@@ -145,14 +143,14 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// All, the one whose last message is the longest ago first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (EntityKey, &Entity<A>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Entity<E>)> {
         let at = |key| self.get(key).map(|live| (key, live));
         std::iter::successors(at(self.oldest), move |(_, live)| at(live.newer))
             .map(|(key, live)| (key, &live.entity))
     }
 
     /// The one whose last message is the longest ago.
-    pub(super) fn oldest(&self) -> Option<(EntityKey, &Entity<A>)> {
+    pub(super) fn oldest(&self) -> Option<(Key, &Entity<E>)> {
         self.iter().next()
     }
 
@@ -161,7 +159,7 @@ impl<A: Aggregate> Entities<A> {
         u32::from_ne_bytes([a, b, c, d])
     }
 
-    fn unlink(&mut self, key: EntityKey) {
+    fn unlink(&mut self, key: Key) {
         let Some(live) = self.slots.get_mut(key) else {
             return;
         };
@@ -176,7 +174,7 @@ impl<A: Aggregate> Entities<A> {
         }
     }
 
-    fn append(&mut self, key: EntityKey) {
+    fn append(&mut self, key: Key) {
         let older = std::mem::replace(&mut self.newest, key);
         match self.slots.get_mut(older) {
             Some(live) => live.newer = key,
@@ -184,7 +182,7 @@ impl<A: Aggregate> Entities<A> {
         }
         if let Some(live) = self.slots.get_mut(key) {
             live.older = older;
-            live.newer = EntityKey::null();
+            live.newer = Key::null();
         }
     }
 }
@@ -197,20 +195,24 @@ mod tests {
 
     use super::*;
     use crate::clock::Moment;
+    use crate::persistence::DurableState;
+    use crate::shard::rim::Rim;
+
+    type World = Rim<UserState, DurableState<UserState>>;
 
     fn id(number: usize) -> PersistenceId {
         PersistenceId::unique(&format!("mall-{number}")).unwrap()
     }
 
-    fn entity() -> Entity<UserState> {
-        Entity::new(Moment::ORIGIN)
+    fn entity() -> Entity<World> {
+        Entity::new(UserState::default(), Moment::ORIGIN)
     }
 
     #[test]
     fn the_order_and_who_is_found_are_those_of_a_plain_queue_whatever_happens() {
         let mut random = fastrand::Rng::with_seed(1);
         let mut entities = Entities::new();
-        let mut queue: VecDeque<(usize, EntityKey)> = VecDeque::new();
+        let mut queue: VecDeque<(usize, Key)> = VecDeque::new();
         let mut gone = Vec::new();
         for _ in 0..20_000 {
             let number = random.usize(0..200);

@@ -50,7 +50,7 @@ pub enum LoadFault {
 /// use std::sync::Arc;
 /// use user_state_domain::UserCommand;
 /// use user_state_runtime::testkit::{FaultyStore, ManualTime, WriteFault};
-/// use user_state_runtime::{Clock, ExecuteError, Runtime};
+/// use user_state_runtime::{Clock, ExecuteError, RequestError, Runtime};
 ///
 /// let faulty = Arc::new(FaultyStore::new(store));
 /// let time = ManualTime::new();
@@ -60,7 +60,7 @@ pub enum LoadFault {
 /// faulty.fail_writes(WriteFault::FailBefore, 1);
 /// let login = UserCommand::Login { at: time.utc_now() };
 /// let failed = user.execute(login.clone()).await.unwrap_err();
-/// assert!(matches!(failed, ExecuteError::Unavailable(_)));
+/// assert!(matches!(failed, ExecuteError::Failed(RequestError::Unavailable(_))));
 /// assert_eq!(user.execute(login).await?.get(), 1, "the fault was for one write");
 /// # Ok(())
 /// # }
