@@ -61,6 +61,10 @@ pub(crate) trait Effects: Sized {
         error: RequestError,
     );
 
+    /// Gives an answer that was given already, for a planted fault.
+    #[cfg(test)]
+    fn repeat_answer(&mut self, _ticket: &Self::Ticket) {}
+
     /// Brings the receiver of an answer into the processor's cache: it was written when the request
     /// was sent, perhaps thousands of requests ago.
     fn prefetch(&self, _ticket: &Self::Ticket) {}

@@ -56,6 +56,11 @@ pub(crate) fn planted(fault: Fault) -> bool {
     PLANTED.get() == Some(fault)
 }
 
+#[cfg(test)]
+pub(crate) fn is_planted() -> bool {
+    PLANTED.get().is_some()
+}
+
 /// Plants a fault in this thread, or none.
 #[cfg(test)]
 pub(crate) fn plant(fault: Option<Fault>) {

@@ -29,8 +29,8 @@ mod hands;
 mod limits;
 mod passivation;
 mod rim;
-//#[cfg(test)]
-//mod simulation;
+#[cfg(test)]
+mod simulation;
 
 use self::core::Core;
 pub(crate) use hands::UserHands;

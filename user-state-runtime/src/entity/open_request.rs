@@ -6,6 +6,8 @@ use crate::clock::Moment;
 use crate::effects::{AggregateOf, Counter, Effects, Hands};
 use crate::entity::Surroundings;
 use crate::error::RequestError;
+#[cfg(test)]
+use crate::fault::{Fault, planted};
 use crate::request::{Answer, Request, WaitingAnswer};
 
 /// Counts a shard's requests: the open ones, for its bound, and the unhandled ones, for its barriers.
@@ -195,6 +197,12 @@ impl<E: Effects> OpenRequest<E> {
 impl<E: Effects> HeldAnswer<E> {
     /// Gives the answer: its revision is durable.
     pub(crate) fn send(self, around: &mut Surroundings<'_, E>) {
+        #[cfg(test)]
+        if planted(Fault::EarlyAnswerTwice)
+            && let Some(ticket) = &self.handled.ticket
+        {
+            around.out.repeat_answer(ticket);
+        }
         self.handled
             .answer(self.revision, self.answer.unboxed(), around);
     }

@@ -139,6 +139,9 @@ impl<E: Effects> Core<E> {
     /// Goes on until somebody has to be waited for.
     fn go_on(&mut self, now: RealTime, out: &mut E) -> Step {
         loop {
+            if self.ending == Ending::Now {
+                return Step::Finished;
+            }
             if self.returning > 0 && self.mail_room() > 0 {
                 return Step::LetReturn;
             }
@@ -159,6 +162,9 @@ impl<E: Effects> Core<E> {
     /// What every input is followed by: idle entities leave, loads and batches start.
     fn turn(&mut self, now: RealTime, out: &mut E) {
         self.expire_in_turns(now, out);
+        // Before what it may lead to: an entity that cannot be encoded leaves, and is loaded anew for
+        // those that waited.
+        self.cut_batches(out);
         self.admit(out);
         if std::mem::take(&mut self.leaves_opened) && !self.barriers.is_empty() {
             // What came to life behind a barrier and was due already has to leave before it is passed,
@@ -166,7 +172,6 @@ impl<E: Effects> Core<E> {
             self.desk.counts.next_epoch();
         }
         self.start_loads(out);
-        self.cut_batches(out);
         self.pass_barriers(out);
     }
 
@@ -350,6 +355,9 @@ impl<E: Effects> Core<E> {
         }
         for (id, request) in self.admission.take_all() {
             self.fail(&id, request, RequestError::Closed, out);
+        }
+        for waiter in self.barriers.drain(..) {
+            out.pass(waiter.ticket, Err(BarrierError::FlushFailed));
         }
     }
 

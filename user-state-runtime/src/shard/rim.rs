@@ -27,6 +27,9 @@ use crate::reply::{BarrierReply, Reply};
 use crate::request::Answer;
 use crate::stats::Counters;
 
+/// The target of the spans of database work, wherever they are made.
+const TARGET: &str = "user_state_runtime::shard";
+
 /// Carries out what a core asks for.
 pub(super) struct Rim<A: LiveAggregate, P: Storage<A>> {
     context: Arc<Context>,
@@ -127,8 +130,12 @@ impl<A: LiveAggregate, P: Storage<A>> Effects for Rim<A, P> {
         command: Option<A::Command>,
         error: RequestError,
     ) {
-        if error.is_behind_unresolved() {
-            tracing::debug!(persistence_id = %id, "a request waited behind an unresolved write for too long");
+        match error {
+            RequestError::Panicked => tracing::debug!(persistence_id = %id, "its entity"),
+            _ if error.is_behind_unresolved() => {
+                tracing::debug!(persistence_id = %id, "an unresolved write is ahead of a request");
+            }
+            _ => {}
         }
         if let Some(reason) = ticket.fail(command, error, &self.hands) {
             self.context.lifecycle.publish(|| LifecycleEvent::Failed {
@@ -147,13 +154,13 @@ impl<A: LiveAggregate, P: Storage<A>> Effects for Rim<A, P> {
     }
 
     fn recover(&mut self, wanted: Vec<(Key, PersistenceId)>) {
-        let span = tracing::debug_span!("load", aggregate = A::TYPE, entities = wanted.len());
+        let span = tracing::debug_span!(target: TARGET, "load", aggregate = A::TYPE, entities = wanted.len());
         let load = database::recover(Arc::clone(&self.persistence), wanted);
         self.spawn(span, load);
     }
 
     fn write(&mut self, batch: Vec<(Key, WriteOf<Self>)>, rows: usize) {
-        let span = tracing::debug_span!("write", aggregate = A::TYPE, rows);
+        let span = tracing::debug_span!(target: TARGET, "write", aggregate = A::TYPE, rows);
         let (persistence, early) = (Arc::clone(&self.persistence), Arc::clone(&self.early));
         self.spawn(span, database::write(persistence, batch, rows, early));
     }

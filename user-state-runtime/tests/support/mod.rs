@@ -90,16 +90,14 @@ pub fn sent<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -
 pub fn execute<A: LiveAggregate>(
     entity: &EntityRef<A>,
     command: A::Command,
-) -> Call<Result<Revision, ExecuteError<A>>>
-{
+) -> Call<Result<Revision, ExecuteError<A>>> {
     let entity = entity.clone();
     sent(async move { entity.execute(command).await })
 }
 
 /// Sends a read: it must not be answered on the spot.
 #[track_caller]
-pub fn read<A: LiveAggregate>(entity: &EntityRef<A>) -> Call<Result<Versioned<A>, RequestError>>
-{
+pub fn read<A: LiveAggregate>(entity: &EntityRef<A>) -> Call<Result<Versioned<A>, RequestError>> {
     let entity = entity.clone();
     sent(async move { entity.state().await })
 }
