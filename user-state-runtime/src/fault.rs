@@ -36,8 +36,10 @@ pub(crate) enum Fault {
     LeavesInFlight,
     /// A command that waits for a reload overtakes those that are handled again.
     ReorderedRetry,
-    /// Requests behind a write with an unknown outcome are handled.
-    HandledBehindUnknown,
+    /// A confirmed read is answered from memory.
+    ConfirmedFromMemory,
+    /// A batch that has landed goes on taking a turn.
+    TurnNeverEnds,
 }
 
 #[cfg(not(test))]

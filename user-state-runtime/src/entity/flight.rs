@@ -45,8 +45,7 @@ impl<E: Effects> Flight<E> {
     }
 
     pub(super) fn blocks(&self) -> bool {
-        self.deletes
-            || self.resolution != Resolution::NotNeeded && !planted(Fault::HandledBehindUnknown)
+        self.deletes || self.resolution != Resolution::NotNeeded
     }
 
     pub(super) fn is_abandoned(&self) -> bool {

@@ -53,7 +53,7 @@ impl<E: Effects> Entity<E> {
             if next.request.stands_alone() && !clean {
                 break;
             }
-            if matches!(next.request, Request::Confirm) {
+            if matches!(next.request, Request::Confirm) && !planted(Fault::ConfirmedFromMemory) {
                 self.phase = Phase::Loading(Load::Confirmation);
                 return Next::Load;
             }

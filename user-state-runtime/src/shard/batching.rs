@@ -163,7 +163,7 @@ impl<E: Effects> Core<E> {
 
     /// Writes of a batch have landed; their entities learn of it in [`Core::tell_landed`].
     pub(super) fn on_written(&mut self, report: Report<E>) {
-        if report.rows_freed > 0 {
+        if report.rows_freed > 0 && !planted(Fault::TurnNeverEnds) {
             self.in_flight.land(report.rows_freed);
         }
         self.landed.push(report.outcomes);

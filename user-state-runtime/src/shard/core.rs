@@ -346,7 +346,7 @@ impl<E: Effects> Core<E> {
 
     fn give_up(&mut self, out: &mut E) {
         self.ending = Ending::Now;
-        let keys: Vec<_> = self.entities.iter().map(|(key, _)| key).collect();
+        let keys: Vec<_> = self.entities.keys().collect();
         for key in keys {
             self.with_entity(key, out, |entity, around| {
                 entity.give_up(around);
@@ -370,7 +370,6 @@ impl<E: Effects> Core<E> {
     }
 
     fn deliver_to(&mut self, key: Key, id: PersistenceId, request: OpenRequest<E>, out: &mut E) {
-        self.entities.renew(key);
         let Some(Live { entity, .. }) = self.entities.get_mut(key) else {
             return self.enter(id, request, out);
         };
@@ -387,6 +386,7 @@ impl<E: Effects> Core<E> {
         }
         if due {
             let leave = (!entity.is_leaving()).then(|| self.open_leave(PassivationReason::Idle));
+            self.entities.set_aside(key);
             self.with_entity(key, out, |entity, around| {
                 if let Some(leave) = leave {
                     entity.enqueue(leave, around);
@@ -397,6 +397,7 @@ impl<E: Effects> Core<E> {
         }
         if !request.request.is_passivation() {
             entity.touch(request.accepted_at);
+            self.entities.renew(key);
         }
         self.with_entity(key, out, |entity, around| entity.accept(request, around));
     }
@@ -426,7 +427,10 @@ impl<E: Effects> Core<E> {
             .limits
             .is_due(accepted_at, self.now)
             .then(|| self.open_leave(PassivationReason::Idle));
-        self.leaves_opened |= leave.is_some();
+        if leave.is_some() {
+            self.entities.set_aside(key);
+            self.leaves_opened = true;
+        }
         self.with_entity(key, out, |entity, around| {
             for request in std::iter::once(request).chain(leave) {
                 entity.enqueue(request, around);

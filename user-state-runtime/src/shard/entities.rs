@@ -1,14 +1,20 @@
 //! A shard's live entities: found by id or by key, and in the order of their last message.
 //!
+//! Messages come almost in the order of their time, so the order is a list to whose end an entity moves,
+//! and costs nothing to keep. Those that a late message put behind later ones are found through a heap.
+//!
 //! They stand side by side in one block of memory. Whoever has work for one keeps its key, so that an id is looked up
 //! only when a message comes; with a million entities each look-up waits for memory several times.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use slotmap::{Key as _, SlotMap};
 use user_state_store::PersistenceId;
 
+use crate::clock::Moment;
 use crate::effects::Effects;
 use crate::entity::Entity;
 use crate::persistence::Key;
@@ -18,9 +24,14 @@ pub(super) struct Entities<E: Effects> {
     slots: SlotMap<Key, Live<E>>,
     by_id: HashTable<Place>,
     hashes: DefaultHashBuilder,
-    /// The ends of the order; null where there is nobody.
+    /// The ends of the order; null if nobody is in it.
     oldest: Key,
     newest: Key,
+    /// The latest message of all that were ever in the order.
+    latest: Moment,
+    /// Those with a message that is earlier than one ahead of them in the order, by its time. An entry
+    /// whose entity has left, or has another message since, means nothing.
+    stragglers: BinaryHeap<Reverse<(Moment, Key)>>,
 }
 
 /// An entity with its id, and its neighbours in the order.
@@ -29,8 +40,18 @@ pub(super) struct Live<E: Effects> {
     pub(super) entity: Entity<E>,
     /// The id's, as in the index.
     hash: u32,
+    place: InOrder,
+    straggles: bool,
     older: Key,
     newer: Key,
+}
+
+/// Whether an entity is in the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InOrder {
+    Yes,
+    /// It was asked to leave, or does so when its write is resolved.
+    SetAside,
 }
 
 /// An entry of the index. It has its hash with it, so that the index grows without a look at the entities.
@@ -55,6 +76,8 @@ impl<E: Effects> Entities<E> {
             hashes: DefaultHashBuilder::default(),
             oldest: Key::null(),
             newest: Key::null(),
+            latest: Moment::ORIGIN,
+            stragglers: BinaryHeap::new(),
         }
     }
 
@@ -108,6 +131,8 @@ impl<E: Effects> Entities<E> {
             id,
             entity,
             hash,
+            place: InOrder::SetAside,
+            straggles: false,
             older: Key::null(),
             newer: Key::null(),
         });
@@ -116,6 +141,7 @@ impl<E: Effects> Entities<E> {
                 Place::spread(place.hash)
             });
         self.append(key);
+        self.note_straggler(key);
         key
     }
 
@@ -134,24 +160,78 @@ impl<E: Effects> Entities<E> {
         Some((id, entity))
     }
 
-    /// Makes an entity the newest.
+    /// An entity has a message: makes it the newest, unless it is set aside.
     pub(super) fn renew(&mut self, key: Key) {
-        if key != self.newest && self.slots.contains_key(key) {
-            self.unlink(key);
-            self.append(key);
+        let Some(live) = self.slots.get(key) else {
+            return;
+        };
+        if live.place == InOrder::Yes {
+            if key != self.newest {
+                self.unlink(key);
+                self.append(key);
+            }
+            self.note_straggler(key);
         }
     }
 
-    /// All, the one whose last message is the longest ago first.
+    /// Takes an entity out of the order: it leaves without being found there.
+    pub(super) fn set_aside(&mut self, key: Key) {
+        self.unlink(key);
+    }
+
+    /// All in the order, the one whose last message is the longest ago first, but for stragglers.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Entity<E>)> {
         let at = |key| self.get(key).map(|live| (key, live));
         std::iter::successors(at(self.oldest), move |(_, live)| at(live.newer))
             .map(|(key, live)| (key, &live.entity))
     }
 
-    /// The one whose last message is the longest ago.
+    /// The first in the order.
     pub(super) fn oldest(&self) -> Option<(Key, &Entity<E>)> {
         self.iter().next()
+    }
+
+    /// All, in the order or not.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.slots.keys()
+    }
+
+    /// The straggler whose last message is the longest ago.
+    pub(super) fn first_straggler(&mut self) -> Option<(Key, Moment)> {
+        loop {
+            let Reverse((at, key)) = *self.stragglers.peek()?;
+            match self.slots.get_mut(key) {
+                Some(live) if live.place == InOrder::Yes && live.entity.touched() == at => {
+                    return Some((key, at));
+                }
+                Some(live) => {
+                    live.straggles = false;
+                    self.stragglers.pop();
+                    // It may straggle since then, too.
+                    self.note_straggler(key);
+                }
+                None => drop(self.stragglers.pop()),
+            }
+        }
+    }
+
+    fn note_straggler(&mut self, key: Key) {
+        let live_entities = self.slots.len();
+        let Some(live) = self.slots.get_mut(key) else {
+            return;
+        };
+        let touched = live.entity.touched();
+        if touched >= self.latest {
+            self.latest = touched;
+        } else if live.place == InOrder::Yes && !live.straggles {
+            live.straggles = true;
+            self.stragglers.push(Reverse((touched, key)));
+            if self.stragglers.len() > 2 * live_entities {
+                let slots = &self.slots;
+                self.stragglers
+                    .retain(|Reverse((_, key))| slots.contains_key(*key));
+            }
+        }
     }
 
     fn hash_of(&self, id: &PersistenceId) -> u32 {
@@ -163,6 +243,9 @@ impl<E: Effects> Entities<E> {
         let Some(live) = self.slots.get_mut(key) else {
             return;
         };
+        if std::mem::replace(&mut live.place, InOrder::SetAside) == InOrder::SetAside {
+            return;
+        }
         let (older, newer) = (live.older, live.newer);
         match self.slots.get_mut(older) {
             Some(live) => live.newer = newer,
@@ -181,6 +264,7 @@ impl<E: Effects> Entities<E> {
             None => self.oldest = key,
         }
         if let Some(live) = self.slots.get_mut(key) {
+            live.place = InOrder::Yes;
             live.older = older;
             live.newer = Key::null();
         }

@@ -43,25 +43,40 @@ impl<E: Effects> Core<E> {
             self.passivate(*key, PassivationReason::Idle, out);
         }
         for _ in leaving.len()..budget {
-            let Some((key, entity)) = self.entities.oldest() else {
+            let Some(key) = self.next_due() else {
                 return false;
             };
-            if !self.is_due(entity) {
-                return false;
-            }
-            if entity.is_idle() {
-                self.passivate(key, PassivationReason::Idle, out);
-                continue;
-            }
-            let leaving = entity.is_leaving();
-            self.entities.renew(key);
-            if !leaving {
-                self.leaves_opened = true;
-                let leave = self.open_leave(PassivationReason::Idle);
-                self.with_entity(key, out, |entity, around| entity.accept(leave, around));
-            }
+            self.expire_one(key, out);
         }
-        self.front_is_due_and_stays()
+        self.next_due().is_some()
+    }
+
+    /// An entity that is due and was not asked to leave yet.
+    fn next_due(&mut self) -> Option<Key> {
+        let first = self.entities.oldest();
+        let due = first.filter(|(_, entity)| self.is_due(entity));
+        if let Some((key, _)) = due {
+            return Some(key);
+        }
+        let (key, touched) = self.entities.first_straggler()?;
+        self.limits.is_due(touched, self.now).then_some(key)
+    }
+
+    fn expire_one(&mut self, key: Key, out: &mut E) {
+        let Some(live) = self.entities.get(key) else {
+            return;
+        };
+        if live.entity.is_idle() {
+            self.passivate(key, PassivationReason::Idle, out);
+            return;
+        }
+        let leaving = live.entity.is_leaving();
+        self.entities.set_aside(key);
+        if !leaving {
+            self.leaves_opened = true;
+            let leave = self.open_leave(PassivationReason::Idle);
+            self.with_entity(key, out, |entity, around| entity.accept(leave, around));
+        }
     }
 
     /// Those at the front that are idle and due, up to the first that is not. Their places are looked
@@ -78,13 +93,6 @@ impl<E: Effects> Core<E> {
         leaving
     }
 
-    /// Whether an entity at the front is due and was not asked to leave yet.
-    fn front_is_due_and_stays(&self) -> bool {
-        self.entities
-            .oldest()
-            .is_some_and(|(_, entity)| self.is_due(entity) && !entity.is_leaving())
-    }
-
     /// Whether an entity was idle for the time-out, by the latest clock reading.
     pub(super) fn is_due(&self, entity: &Entity<E>) -> bool {
         self.limits.is_due(entity.touched(), self.now)
@@ -97,12 +105,11 @@ impl<E: Effects> Core<E> {
 
     /// When the next entity is due; `None` without any. Those that were asked to leave already do so
     /// without it.
-    pub(super) fn next_idle_time(&self) -> Option<Moment> {
-        let (_, entity) = self
-            .entities
-            .iter()
-            .find(|(_, entity)| !entity.is_leaving())?;
-        Some(entity.touched() + self.limits.idle_timeout)
+    pub(super) fn next_idle_time(&mut self) -> Option<Moment> {
+        let straggler = self.entities.first_straggler().map(|(_, touched)| touched);
+        let oldest = self.entities.oldest().map(|(_, entity)| entity.touched());
+        let first = oldest.into_iter().chain(straggler).min()?;
+        Some(first + self.limits.idle_timeout)
     }
 
     /// Takes an entity with nothing to lose out of memory.

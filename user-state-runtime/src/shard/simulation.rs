@@ -114,7 +114,8 @@ mod tests {
             Fault::DroppedWrite,
             Fault::LeavesInFlight,
             Fault::ReorderedRetry,
-            Fault::HandledBehindUnknown,
+            Fault::ConfirmedFromMemory,
+            Fault::TurnNeverEnds,
         ];
         for fault in faults {
             fault::plant(Some(fault));

@@ -172,8 +172,8 @@ impl Player {
             let due: Vec<_> = self
                 .core
                 .entities
-                .iter()
-                .filter_map(|(key, _)| self.core.entities.get(key))
+                .keys()
+                .filter_map(|key| self.core.entities.get(key))
                 .map(|live| live.id.as_str())
                 .filter(|id| {
                     let last = self.last_accepted.get(*id);
@@ -242,12 +242,12 @@ impl Player {
 
     fn let_time_pass(&mut self, time: Duration) {
         self.world.clock = self.world.clock + time;
-        let due = |core: &Core<World>, clock| {
+        let due = |core: &mut Core<World>, clock| {
             !core.has_more_due() && core.next_idle_time().is_some_and(|at| at <= clock)
         };
-        if due(&self.core, self.world.clock) {
+        if due(&mut self.core, self.world.clock) {
             self.feed(Input::ClockReached(self.world.clock));
-            let asleep = self.step != Step::Wait || !due(&self.core, self.world.clock);
+            let asleep = self.step != Step::Wait || !due(&mut self.core, self.world.clock);
             self.world
                 .demand(asleep, "no idle timer is set in the past");
         }
