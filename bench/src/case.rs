@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Memory,
     /// Commands at this percentage of the rate that closed-loop callers reach, answered or not.
     Latency { percent: u32 },
+    /// The states of random users, this many each second, answered or not.
+    ReadRate { per_second: u32 },
     /// One command, from the start of the process on.
     StartUp,
     /// Writes by the batch, while somebody else holds the rows of so many other users locked.
@@ -64,6 +66,9 @@ const CALLERS: usize = 1_000;
 
 /// The callers of `read`: enough to keep every core busy, few enough that the time of an answer is not queueing.
 const READING_CALLERS: usize = 64;
+
+/// The rate of `reads-100k`.
+const READS_PER_SECOND: u32 = 100_000;
 
 /// "All at once", and the callers of `hot`: more than any pool has connections, and what the runtime's default settings
 /// are made for.
@@ -127,6 +132,14 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new("mix", Kind::Mix, CALLERS, USERS),
         Case::new("hot", Kind::Write, MANY_CALLERS, HOT_USERS),
         Case::new("read", Kind::Read, READING_CALLERS, USERS),
+        Case::new(
+            "reads-100k",
+            Kind::ReadRate {
+                per_second: READS_PER_SECOND,
+            },
+            0,
+            USERS,
+        ),
         Case::new("trickle", Kind::Recover, 1, USERS),
         Case::new("recover", Kind::Recover, MANY_CALLERS, USERS),
         Case::new("latency-25", Kind::Latency { percent: 25 }, CALLERS, USERS),
@@ -224,6 +237,14 @@ mod tests {
             works(&chosen(&["write-1".to_owned()], false, usize::MAX).unwrap()),
             ["write-1"]
         );
+    }
+
+    #[test]
+    fn the_reads_of_callers_and_those_at_a_rate_are_chosen_apart() {
+        for name in ["read", "reads"] {
+            let chosen = works(&chosen(&[name.to_owned()], false, usize::MAX).unwrap());
+            assert_eq!(chosen.len(), 1, "{chosen:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::case::{Case, Kind};
 use crate::contender::{Contender, World, database_of};
 use crate::exit::Failure;
 use crate::load::callers;
-use crate::load::{Measured, Target, Timing, now, open_loop, recovery};
+use crate::load::{Measured, Target, Timing, fixed_rate, now, open_loop, recovery};
 use crate::peer::{Peer, Request, Task};
 use crate::population::Tables;
 use crate::sample;
@@ -196,6 +196,11 @@ impl<S: System> Contender for Callers<S> {
                 let start = Instant::now();
                 let rows = self.system.feed(&url).await?;
                 Ok(Measured::of_rows(rows, start.elapsed()))
+            }
+            Kind::ReadRate { per_second } => {
+                let target = self.live(case, &url).await?;
+                let users = world.requests(case).users;
+                fixed_rate::measure(&target, users, per_second, timing).await
             }
             Kind::Latency { percent } => self.latency(case, &url, percent, world).await,
             Kind::Write | Kind::Mix | Kind::Read | Kind::Held { .. } => {

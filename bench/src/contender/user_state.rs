@@ -55,6 +55,7 @@ impl System for UserStates {
             | Kind::Passivate
             | Kind::Memory
             | Kind::Latency { .. }
+            | Kind::ReadRate { .. }
             | Kind::StartUp
             | Kind::Feed => None,
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),

@@ -81,6 +81,7 @@ pub(crate) async fn measure(
         totals: tally.totals(),
         elapsed: arguments.duration(),
         rss_bytes: memory::resident_bytes(),
+        recovered: 0,
     })
 }
 
