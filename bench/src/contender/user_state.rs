@@ -10,7 +10,7 @@ use user_state_store::{DurableStateStore, SliceRange, TimestampOffset, current_c
 use crate::case::{Case, Kind};
 use crate::contender::{System, live};
 use crate::exit::{Failure, with_causes};
-use crate::load::{Measured, Reason, Target};
+use crate::load::{Measured, Reason, Target, Written};
 use crate::open;
 use crate::peer::{Request, Task};
 use crate::population::Tables;
@@ -56,7 +56,8 @@ impl System for UserStates {
             | Kind::Memory
             | Kind::Latency { .. }
             | Kind::StartUp
-            | Kind::Feed => None,
+            | Kind::Feed
+            | Kind::Sqlite(_) => None,
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),
         }
     }
@@ -130,6 +131,14 @@ impl Target for Live {
             RequestError::Unavailable(_) => "unavailable",
             _ => "another error",
         })
+    }
+
+    fn written(&self) -> Written {
+        let stats = self.runtime.stats();
+        Written {
+            rows: stats.persisted,
+            batches: stats.batches,
+        }
     }
 
     async fn close(&self) {
