@@ -38,6 +38,19 @@ pub(crate) enum Kind {
     Held { rows: usize },
     /// Nothing: every user's latest state is read in the order of its time.
     Feed,
+    /// The same on a SQLite file.
+    Sqlite(Embedded),
+}
+
+/// What callers do to a SQLite file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Embedded {
+    /// As [`Kind::Write`].
+    Write,
+    /// One command for each of so many users who have no row yet.
+    Create,
+    /// As [`Kind::Recover`].
+    Recover,
 }
 
 /// The users of most works.
@@ -77,6 +90,9 @@ const MANY_CALLERS: usize = 10_000;
 /// Who is measured beside held rows.
 pub(crate) const HELD_CONTENDER: &str = "store";
 
+/// Who is measured on a SQLite file.
+pub(crate) const SQLITE_CONTENDERS: [&str; 2] = ["user-state", "raw-sqlite"];
+
 /// What `--quick` measures, in this order.
 const QUICK: [&str; 7] = [
     "write-1000",
@@ -109,9 +125,13 @@ impl Case {
         self
     }
 
-    /// The only contender that this is about; `None` where it is about all.
-    pub(crate) fn only(self) -> Option<&'static str> {
-        matches!(self.kind, Kind::Held { .. }).then_some(HELD_CONTENDER)
+    /// The only contenders that this is about; `None` where it is about all.
+    pub(crate) fn only(self) -> Option<&'static [&'static str]> {
+        match self.kind {
+            Kind::Held { .. } => Some(&[HELD_CONTENDER]),
+            Kind::Sqlite(_) => Some(&SQLITE_CONTENDERS),
+            _ => None,
+        }
     }
 
     /// The same with at most this many users.
@@ -165,6 +185,14 @@ pub(crate) fn all() -> Vec<Case> {
             HELD_CALLERS,
             HELD_USERS,
         ));
+    }
+    for (work, embedded, callers) in [
+        ("sqlite-1000", Embedded::Write, CALLERS),
+        ("sqlite-64", Embedded::Write, 64),
+        ("sqlite-create", Embedded::Create, CALLERS),
+        ("sqlite-recover", Embedded::Recover, MANY_CALLERS),
+    ] {
+        cases.push(Case::new(work, Kind::Sqlite(embedded), callers, USERS));
     }
     for callers in [1, 10, 100, 1_000, 10_000] {
         cases.push(Case::new("scale-callers", Kind::Write, callers, USERS));

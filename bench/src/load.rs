@@ -36,8 +36,36 @@ pub(crate) trait Target: Send + Sync + Sized + 'static {
     /// Reads a state.
     fn read(&self, user: usize) -> impl Future<Output = Result<(), Reason>> + Send;
 
+    /// What it wrote so far; nothing where it does not count.
+    fn written(&self) -> Written {
+        Written::default()
+    }
+
     /// Ends it in an orderly way.
     fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// Rows, and the batches that they were written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Written {
+    pub(crate) rows: u64,
+    pub(crate) batches: u64,
+}
+
+impl Written {
+    /// What was written since then.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            rows: self.rows.saturating_sub(before.rows),
+            batches: self.batches.saturating_sub(before.batches),
+        }
+    }
+
+    /// The mean, rounded.
+    pub(crate) fn rows_per_batch(self) -> usize {
+        let batches = self.batches.max(1);
+        usize::try_from((self.rows + batches / 2) / batches).unwrap_or(usize::MAX)
+    }
 }
 
 /// How long a load takes.

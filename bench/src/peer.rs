@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::case::{Case, Kind};
+use crate::case::{Case, Embedded, Kind};
 use crate::exit::Failure;
 use crate::load::{Measured, Timing};
 
@@ -78,6 +78,8 @@ impl Request {
             Kind::ReadRate { .. } => (Task::ReadRate, 100),
             Kind::StartUp => (Task::StartUp, 0),
             Kind::Feed => (Task::Feed, 0),
+            Kind::Sqlite(Embedded::Write | Embedded::Create) => (Task::Write, 0),
+            Kind::Sqlite(Embedded::Recover) => (Task::Recover, 100),
         };
         let rate = match case.kind {
             Kind::ReadRate { per_second } => per_second,

@@ -10,7 +10,7 @@ use user_state_store::{DurableStateStore, SliceRange, TimestampOffset, current_c
 use crate::case::{Case, Kind};
 use crate::contender::{System, live};
 use crate::exit::{Failure, with_causes};
-use crate::load::{Measured, Reason, Target};
+use crate::load::{Measured, Reason, Target, Written};
 use crate::open;
 use crate::peer::{Request, Task};
 use crate::population::Tables;
@@ -57,7 +57,8 @@ impl System for UserStates {
             | Kind::Latency { .. }
             | Kind::ReadRate { .. }
             | Kind::StartUp
-            | Kind::Feed => None,
+            | Kind::Feed
+            | Kind::Sqlite(_) => None,
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),
         }
     }
@@ -131,6 +132,14 @@ impl Target for Live {
             RequestError::Unavailable(_) => "unavailable",
             _ => "another error",
         })
+    }
+
+    fn written(&self) -> Written {
+        let stats = self.runtime.stats();
+        Written {
+            rows: stats.persisted,
+            batches: stats.batches,
+        }
     }
 
     async fn close(&self) {

@@ -3,14 +3,17 @@
 use crate::report::Row;
 
 /// What ratios are of.
-const REFERENCES: [&str; 2] = ["raw-row", "raw-batch"];
+const REFERENCES: [&str; 3] = ["raw-row", "raw-batch", "raw-sqlite"];
 
-const HEADINGS: [&str; 9] = [
+const COLUMNS: usize = 10;
+
+const HEADINGS: [&str; COLUMNS] = [
     "contender",
     "per second",
     "spread",
     "x raw-row",
     "x raw-batch",
+    "x raw-sqlite",
     "p50",
     "p99",
     "p99.9",
@@ -30,9 +33,9 @@ pub(crate) fn text(rows: &[Row]) -> String {
             } = first;
             text.extend([format!("\n{work}: {users} users, {callers} callers\n")]);
         }
-        let lines: Vec<[String; 9]> = block.iter().map(|row| line(row, block)).collect();
+        let lines: Vec<[String; COLUMNS]> = block.iter().map(|row| line(row, block)).collect();
         let headings = HEADINGS.map(str::to_owned);
-        let widths: [usize; 9] = std::array::from_fn(|column| {
+        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
             let cells = lines.iter().chain([&headings]);
             let widths = cells.filter_map(|cells| cells.get(column)).map(String::len);
             widths.max().unwrap_or_default()
@@ -45,8 +48,8 @@ pub(crate) fn text(rows: &[Row]) -> String {
     text
 }
 
-fn line(row: &Row, block: &[Row]) -> [String; 9] {
-    let [to_row, to_batch] = REFERENCES.map(|reference| {
+fn line(row: &Row, block: &[Row]) -> [String; COLUMNS] {
+    let [to_row, to_batch, to_sqlite] = REFERENCES.map(|reference| {
         let ratio = row.ratio_to(reference, block);
         ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
     });
@@ -57,6 +60,7 @@ fn line(row: &Row, block: &[Row]) -> [String; 9] {
             .map_or_else(String::new, |spread| format!("{:.0} %", spread * 100.0)),
         to_row,
         to_batch,
+        to_sqlite,
         row.p50_us.map_or_else(String::new, time),
         row.p99_us.map_or_else(String::new, time),
         row.p999_us.map_or_else(String::new, time),
@@ -85,7 +89,12 @@ fn remark(row: &Row) -> String {
 }
 
 /// The first column to the left, the others to the right, the remark behind them.
-fn write_line(text: &mut String, cells: &[String; 9], widths: &[usize; 9], remark: &str) {
+fn write_line(
+    text: &mut String,
+    cells: &[String; COLUMNS],
+    widths: &[usize; COLUMNS],
+    remark: &str,
+) {
     let mut line = String::from(" ");
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         line.extend([if column == 0 {

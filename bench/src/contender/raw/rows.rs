@@ -41,6 +41,7 @@ impl Contender for Rows {
             Kind::Feed => Some("it reads one row at a time".to_owned()),
             Kind::StartUp => Some("it has nothing to start but a connection".to_owned()),
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),
+            Kind::Sqlite(_) => Some("it knows no files".to_owned()),
         }
     }
 
