@@ -102,12 +102,9 @@ where
                     deletes,
                     resolution: Resolution::NotNeeded,
                 });
-                Ok(Some(Write {
-                    persistence_id: driver.persistence_id.clone(),
-                    expected: self.durable.revision(),
-                    expected_at: self.durable.db_timestamp(),
-                    change,
-                }))
+                let id = driver.persistence_id.clone();
+                let write = Write::new(id, self.durable.revision(), change);
+                Ok(Some(write.expected_at(self.durable.db_timestamp())))
             }
             Err(failure) => Err(self.doom(Doom::NotApplied(failure), driver)),
         }
