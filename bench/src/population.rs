@@ -272,11 +272,7 @@ mod tests {
         let store = PostgresStore::open(&ConnectOptions::parse(database.url())?).await?;
         for number in 0..3 {
             let id = sample::persistence_id(number);
-            let row = store
-                .load(std::slice::from_ref(&id))
-                .await?
-                .remove(0)?
-                .ok_or("no row")?;
+            let row = store.load_one(&id).await?.ok_or("no row")?;
             assert_eq!(row.revision.get(), FIRST_REVISION);
             assert_eq!(row.slice, id.slice());
             let mapping = UserStateMapping::new();

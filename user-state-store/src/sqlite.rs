@@ -29,7 +29,7 @@ use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Early, Fence, Settled, StoredState, WriteBatch, WriteOutcome, WriteSignal,
+    DurableStateStore, Early, Fence, LoadedRow, Settled, WriteBatch, WriteOutcome, WriteSignal,
     WriterSession,
 };
 
@@ -51,8 +51,8 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 ///
 /// ```
 /// use user_state_store::{
-///     Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
-///     SqliteStore, StoreSettings, Tags, Write, WriteBatch, WriteOutcome,
+///     DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId, SqliteStore,
+///     StoreSettings, Write, WriteBatch, WriteOutcome,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -61,24 +61,16 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 /// # let path = directory.path().join("user-state.db");
 /// let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
 /// let id = PersistenceId::unique("mall-user")?;
-/// let write = Write {
-///     persistence_id: id.clone(),
-///     expected: Revision::NONE,
-///     expected_at: None,
-///     change: Change::Put {
-///         revision: Revision::FIRST,
-///         payload: Payload {
-///             serializer_id: SerializerId::JACKSON_JSON,
-///             manifest: Manifest::new("com.example.State"),
-///             bytes: b"{}".to_vec(),
-///         },
-///         tags: Tags::NONE,
-///     },
+/// let payload = Payload {
+///     serializer_id: SerializerId::JACKSON_JSON,
+///     manifest: Manifest::new("com.example.State"),
+///     bytes: b"{}".to_vec(),
 /// };
+/// let write = Write::create(id.clone(), payload);
 /// let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
 /// assert!(matches!(outcomes[..], [WriteOutcome::Applied(Some(_))]));
 ///
-/// let state = store.load(&[id]).await?.remove(0)?.expect("it was just written");
+/// let state = store.load_one(&id).await?.expect("it was just written");
 /// assert_eq!(state.revision, Revision::FIRST);
 /// store.close().await;
 /// # Ok(())
@@ -182,10 +174,7 @@ impl Store {
 
 #[async_trait]
 impl DurableStateStore for Store {
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError> {
         durable_state::load(&self.readers, ids, self.payload_bytes_max).await
     }
 

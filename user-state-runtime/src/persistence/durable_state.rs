@@ -92,12 +92,8 @@ impl<A: LiveAggregate> Persistence<A> for DurableState<A> {
                 }
             }
         };
-        Ok(Write {
-            persistence_id: cut.id.clone(),
-            expected: cut.known.revision(),
-            expected_at: cut.known.db_timestamp(),
-            change,
-        })
+        let write = Write::new(cut.id.clone(), cut.known.revision(), change);
+        Ok(write.expected_at(cut.known.db_timestamp()))
     }
 
     fn weight(&self, write: &Write) -> Weight {
@@ -246,13 +242,5 @@ fn outcome_of(write: &Write, outcome: WriteOutcome) -> Outcome<Row, UnresolvedWr
 
 /// The row that a write leaves.
 fn stored_after(write: &Write, at: Option<DateTime<Utc>>) -> Row {
-    match &write.change {
-        Change::Put { revision, .. } => Row::new(*revision, at),
-        // A mark was cut at a revision that has a next one.
-        Change::Mark => write
-            .expected
-            .next()
-            .map_or(Row::NONE, |revision| Row::new(revision, at)),
-        Change::Erase => Row::NONE,
-    }
+    Row::new(write.new_revision(), at)
 }

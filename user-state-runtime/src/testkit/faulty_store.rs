@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, PersistenceId, Settled,
-    StoreError, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
+    Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, LoadedRow, PersistenceId,
+    Settled, StoreError, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
     WriteSignal, WriterSession,
 };
 
@@ -230,10 +230,7 @@ impl Gate {
 
 #[async_trait]
 impl DurableStateStore for FaultyStore {
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError> {
         self.loads.pass().await;
         let (whole, single) = {
             let loads = &mut self.script().loads;
