@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 use user_state_store::{
-    Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
-    SqliteStore, StoreSettings, Tags, Write, WriteBatch, WriteOutcome,
+    DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId, SqliteStore,
+    StoreSettings, Write, WriteBatch, WriteOutcome,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -56,20 +56,13 @@ impl Writing {
         // Pages that stay the same are not written.
         let byte = u8::try_from(revision.get())?;
         let write = |number| -> TestResult<Write> {
-            Ok(Write {
-                persistence_id: PersistenceId::unique(&format!("user-{number}"))?,
-                expected: self.revision,
-                expected_at: None,
-                change: Change::Put {
-                    revision,
-                    payload: Payload {
-                        serializer_id: SerializerId::JACKSON_JSON,
-                        manifest: Manifest::new("State"),
-                        bytes: vec![byte; ROW_BYTES],
-                    },
-                    tags: Tags::NONE,
-                },
-            })
+            let payload = Payload {
+                serializer_id: SerializerId::JACKSON_JSON,
+                manifest: Manifest::new("State"),
+                bytes: vec![byte; ROW_BYTES],
+            };
+            let id = PersistenceId::unique(&format!("user-{number}"))?;
+            Ok(Write::update(id, self.revision, payload))
         };
         let writes = (0..ROWS).map(write).collect::<TestResult<_>>()?;
         let outcomes = self.store.write(&WriteBatch::new(writes)?).await;
