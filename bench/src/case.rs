@@ -30,12 +30,27 @@ pub(crate) enum Kind {
     Memory,
     /// Commands at this percentage of the rate that closed-loop callers reach, answered or not.
     Latency { percent: u32 },
+    /// The states of random users, this many each second, answered or not.
+    ReadRate { per_second: u32 },
     /// One command, from the start of the process on.
     StartUp,
     /// Writes by the batch, while somebody else holds the rows of so many other users locked.
     Held { rows: usize },
     /// Nothing: every user's latest state is read in the order of its time.
     Feed,
+    /// The same on a SQLite file.
+    Sqlite(Embedded),
+}
+
+/// What callers do to a SQLite file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Embedded {
+    /// As [`Kind::Write`].
+    Write,
+    /// One command for each of so many users who have no row yet.
+    Create,
+    /// As [`Kind::Recover`].
+    Recover,
 }
 
 /// The users of most works.
@@ -65,12 +80,18 @@ const CALLERS: usize = 1_000;
 /// The callers of `read`: enough to keep every core busy, few enough that the time of an answer is not queueing.
 const READING_CALLERS: usize = 64;
 
+/// The rate of `reads-100k`.
+const READS_PER_SECOND: u32 = 100_000;
+
 /// "All at once", and the callers of `hot`: more than any pool has connections, and what the runtime's default settings
 /// are made for.
 const MANY_CALLERS: usize = 10_000;
 
 /// Who is measured beside held rows.
 pub(crate) const HELD_CONTENDER: &str = "store";
+
+/// Who is measured on a SQLite file.
+pub(crate) const SQLITE_CONTENDERS: [&str; 2] = ["user-state", "raw-sqlite"];
 
 /// What `--quick` measures, in this order.
 const QUICK: [&str; 7] = [
@@ -104,9 +125,13 @@ impl Case {
         self
     }
 
-    /// The only contender that this is about; `None` where it is about all.
-    pub(crate) fn only(self) -> Option<&'static str> {
-        matches!(self.kind, Kind::Held { .. }).then_some(HELD_CONTENDER)
+    /// The only contenders that this is about; `None` where it is about all.
+    pub(crate) fn only(self) -> Option<&'static [&'static str]> {
+        match self.kind {
+            Kind::Held { .. } => Some(&[HELD_CONTENDER]),
+            Kind::Sqlite(_) => Some(&SQLITE_CONTENDERS),
+            _ => None,
+        }
     }
 
     /// The same with at most this many users.
@@ -127,6 +152,14 @@ pub(crate) fn all() -> Vec<Case> {
         Case::new("mix", Kind::Mix, CALLERS, USERS),
         Case::new("hot", Kind::Write, MANY_CALLERS, HOT_USERS),
         Case::new("read", Kind::Read, READING_CALLERS, USERS),
+        Case::new(
+            "reads-100k",
+            Kind::ReadRate {
+                per_second: READS_PER_SECOND,
+            },
+            0,
+            USERS,
+        ),
         Case::new("trickle", Kind::Recover, 1, USERS),
         Case::new("recover", Kind::Recover, MANY_CALLERS, USERS),
         Case::new("latency-25", Kind::Latency { percent: 25 }, CALLERS, USERS),
@@ -152,6 +185,14 @@ pub(crate) fn all() -> Vec<Case> {
             HELD_CALLERS,
             HELD_USERS,
         ));
+    }
+    for (work, embedded, callers) in [
+        ("sqlite-1000", Embedded::Write, CALLERS),
+        ("sqlite-64", Embedded::Write, 64),
+        ("sqlite-create", Embedded::Create, CALLERS),
+        ("sqlite-recover", Embedded::Recover, MANY_CALLERS),
+    ] {
+        cases.push(Case::new(work, Kind::Sqlite(embedded), callers, USERS));
     }
     for callers in [1, 10, 100, 1_000, 10_000] {
         cases.push(Case::new("scale-callers", Kind::Write, callers, USERS));
@@ -224,6 +265,14 @@ mod tests {
             works(&chosen(&["write-1".to_owned()], false, usize::MAX).unwrap()),
             ["write-1"]
         );
+    }
+
+    #[test]
+    fn the_reads_of_callers_and_those_at_a_rate_are_chosen_apart() {
+        for name in ["read", "reads"] {
+            let chosen = works(&chosen(&[name.to_owned()], false, usize::MAX).unwrap());
+            assert_eq!(chosen.len(), 1, "{chosen:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The contenders, and how each does the work.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,6 +8,7 @@ use async_trait::async_trait;
 use crate::case::{Case, Kind};
 use crate::database::Databases;
 use crate::exit::Failure;
+use crate::files::Files;
 use crate::load::callers::{Requests, Users};
 use crate::load::{Measured, Timing, Zipf};
 use crate::population::Tables;
@@ -18,6 +20,7 @@ mod live;
 mod pekko;
 mod postgres_es;
 mod raw;
+mod raw_sqlite;
 mod statements;
 mod user_state;
 
@@ -51,6 +54,9 @@ pub(crate) trait Contender: Send {
 pub(crate) struct World {
     pub(crate) timing: Timing,
     pub(crate) databases: Databases,
+    pub(crate) files: Files,
+    /// How many rows `user-state` wrote in a transaction of a SQLite file, by the work.
+    pub(crate) rows_per_transaction: HashMap<&'static str, usize>,
     zipf: Option<(usize, Arc<Zipf>)>,
 }
 
@@ -59,6 +65,8 @@ impl World {
         Self {
             timing,
             databases,
+            files: Files::default(),
+            rows_per_transaction: HashMap::new(),
             zipf: None,
         }
     }
@@ -104,6 +112,7 @@ pub(crate) fn all(pekko: &Arc<Program>, quick: bool) -> Vec<Box<dyn Contender>> 
         Box::new(raw::Batches::default()),
         Box::new(raw::Selects::default()),
         Box::new(raw::Rows::default()),
+        Box::new(raw_sqlite::Transactions::default()),
         Box::new(live::Callers::new(actors::Actors)),
         Box::new(live::Callers::new(postgres_es::PostgresEs::EVENTS)),
         Box::new(live::Callers::new(postgres_es::PostgresEs::SNAPSHOTS)),
@@ -172,8 +181,9 @@ mod tests {
                     .iter()
                     .any(|contender| contender.name() == name && contender.not_run(&case).is_none())
             };
-            let expected = case.only().unwrap_or("user-state");
-            assert!(runs(expected), "{}", case.work);
+            for name in case.only().unwrap_or(&["user-state"]) {
+                assert!(runs(name), "{name} {}", case.work);
+            }
         }
     }
 }

@@ -45,9 +45,9 @@ pub(crate) struct Wanted {
     pub(crate) users: usize,
 }
 
-/// A throw-away server and its databases.
+/// A throw-away server, started when the first database is asked for, and its databases.
 pub(crate) struct Databases {
-    server: PostgresServer,
+    server: Option<PostgresServer>,
     /// How many files its log uses again and again.
     log_files: i64,
     /// Populated once, then copied.
@@ -57,18 +57,29 @@ pub(crate) struct Databases {
 }
 
 impl Databases {
-    /// Starts a server whose log suits turns of such a length.
-    pub(crate) async fn start(turn: Duration) -> Result<Self, Failure> {
-        let server = PostgresServer::start_with(&SETTINGS).await;
-        let databases = Self {
-            server: server.map_err(|error| Failure::unavailable(&error))?,
+    /// None yet, for turns of such a length.
+    pub(crate) fn new(turn: Duration) -> Self {
+        Self {
+            server: None,
             log_files: log_files(turn),
             templates: HashMap::new(),
             copies: HashMap::new(),
             named: 0,
-        };
-        databases.make_log_files().await?;
-        Ok(databases)
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), Failure> {
+        let server = PostgresServer::start_with(&SETTINGS).await;
+        self.server = Some(server.map_err(|error| Failure::unavailable(&error))?);
+        self.make_log_files().await?;
+        eprintln!("PostgreSQL: {}", self.description().await?);
+        Ok(())
+    }
+
+    fn url(&self, database: &str) -> Result<String, Failure> {
+        let server = self.server.as_ref();
+        let server = server.ok_or_else(|| Failure::new(1, "there is no server yet"))?;
+        Ok(server.url(database))
     }
 
     /// Fills the files of the log once, so that there are as many to be used again.
@@ -86,7 +97,7 @@ impl Databases {
     }
 
     /// The server's version and what it says of its durability.
-    pub(crate) async fn description(&self) -> Result<String, Failure> {
+    async fn description(&self) -> Result<String, Failure> {
         let mut connection = self.connect("postgres").await?;
         let mut settings = Vec::new();
         for name in ["server_version"].iter().chain(&DURABLE) {
@@ -107,6 +118,9 @@ impl Databases {
 
     /// The URL of a contender's database, made where it is not there yet, dead rows cleared away.
     pub(crate) async fn settled(&mut self, wanted: &Wanted) -> Result<String, Failure> {
+        if self.server.is_none() {
+            self.start().await?;
+        }
         let name = match self.copies.get(wanted) {
             Some(name) => name.clone(),
             None => self.copy(wanted).await?,
@@ -125,7 +139,7 @@ impl Databases {
         }
         population::settle(&mut connection, wanted.tables).await?;
         connection.close().await.map_err(|error| failed(&error))?;
-        Ok(self.server.url(&name))
+        self.url(&name)
     }
 
     /// Drops every database. Their contenders have let go of them.
@@ -161,7 +175,7 @@ impl Databases {
             "CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
         ))
         .await?;
-        population::create(&self.server.url(&name), tables, users).await?;
+        population::create(&self.url(&name)?, tables, users).await?;
         self.templates.insert((tables, users), name.clone());
         Ok(name)
     }
@@ -180,7 +194,7 @@ impl Databases {
     }
 
     async fn connect(&self, database: &str) -> Result<PgConnection, Failure> {
-        let connected = PgConnection::connect(&self.server.url(database)).await;
+        let connected = PgConnection::connect(&self.url(database)?).await;
         connected.map_err(|error| failed(&error))
     }
 }

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use user_state_domain::UserState;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PageEnd, PersistenceId, Revision,
-    StateMapping as _, StoreError, StoredState, StoredValue, UserStateMapping, WriteBatch,
-    WriteOutcome, WriteSignal, WriterSession,
+    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, LoadedRow, PageEnd, PersistenceId,
+    Revision, StateMapping as _, StoreError, StoredState, StoredValue, UserStateMapping,
+    WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 use crate::sample;
@@ -37,7 +37,7 @@ impl InstantStore {
         }
     }
 
-    fn row(&self, id: &PersistenceId) -> Result<Option<StoredState>, StoreError> {
+    fn row(&self, id: &PersistenceId) -> LoadedRow {
         let payload = self
             .mapping
             .encode(id, &self.state)
@@ -56,10 +56,7 @@ impl InstantStore {
 
 #[async_trait]
 impl DurableStateStore for InstantStore {
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError> {
         Ok(ids.iter().map(|id| self.row(id)).collect())
     }
 

@@ -20,6 +20,7 @@ mod contender;
 mod database;
 #[path = "../../user-state/examples/shared/exit.rs"]
 mod exit;
+mod files;
 mod instant_store;
 mod load;
 #[path = "../../loadtest/examples/loadtest/memory.rs"]

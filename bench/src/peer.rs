@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::case::{Case, Kind};
+use crate::case::{Case, Embedded, Kind};
 use crate::exit::Failure;
 use crate::load::{Measured, Timing};
 
@@ -28,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) population: usize,
     /// The percentage of requests that are reads, or for `latency` of the rate that can be reached.
     pub(crate) percent: u32,
+    /// For `read-rate`, how many reads begin each second; 0 otherwise.
+    pub(crate) rate: u32,
     pub(crate) warm_up_seconds: f64,
     pub(crate) seconds: f64,
 }
@@ -43,6 +45,7 @@ pub(crate) enum Task {
     Passivate,
     Memory,
     Latency,
+    ReadRate,
     StartUp,
     Feed,
 }
@@ -72,8 +75,15 @@ impl Request {
             Kind::Passivate => (Task::Passivate, 0),
             Kind::Memory => (Task::Memory, 0),
             Kind::Latency { percent } => (Task::Latency, percent),
+            Kind::ReadRate { .. } => (Task::ReadRate, 100),
             Kind::StartUp => (Task::StartUp, 0),
             Kind::Feed => (Task::Feed, 0),
+            Kind::Sqlite(Embedded::Write | Embedded::Create) => (Task::Write, 0),
+            Kind::Sqlite(Embedded::Recover) => (Task::Recover, 100),
+        };
+        let rate = match case.kind {
+            Kind::ReadRate { per_second } => per_second,
+            _ => 0,
         };
         Self {
             work,
@@ -83,6 +93,7 @@ impl Request {
             users: case.users,
             population: case.population,
             percent,
+            rate,
             warm_up_seconds: timing.warm_up.as_secs_f64(),
             seconds: timing.measured.as_secs_f64(),
         }

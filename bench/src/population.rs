@@ -75,15 +75,26 @@ pub(crate) struct Row {
     pub(crate) tags: Vec<String>,
     /// The tags as the text form of an array.
     pub(crate) tags_literal: String,
+    /// The tags as SQLite has them.
+    pub(crate) tags_json: Option<String>,
 }
 
 impl Row {
     /// The row of the user with this number.
     pub(crate) fn new(number: usize) -> Result<Self, Failure> {
+        Self::of(number, &sample::usual_state(beginning()))
+    }
+
+    /// The row of a user of whom one thing is known.
+    pub(crate) fn first(number: usize) -> Result<Self, Failure> {
+        Self::of(number, &sample::first_state(beginning()))
+    }
+
+    fn of(number: usize, state: &UserState) -> Result<Self, Failure> {
         let mapping = UserStateMapping::new();
         let persistence_id = sample::persistence_id(number);
         let payload = mapping
-            .encode(&persistence_id, &sample::usual_state(beginning()))
+            .encode(&persistence_id, state)
             .map_err(|error| Failure::new(1, with_causes(&error)))?;
         let tags: Tags = mapping.tags();
         let tags: Vec<String> = tags.iter().map(str::to_owned).collect();
@@ -92,6 +103,8 @@ impl Row {
             payload,
             // Letters and dashes need no quotes.
             tags_literal: format!("{{{}}}", tags.join(",")),
+            tags_json: (!tags.is_empty())
+                .then(|| serde_json::Value::from(tags.clone()).to_string()),
             tags,
         })
     }
@@ -228,7 +241,7 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
 }
 
 /// When everything happened that the rows tell.
-fn beginning() -> DateTime<Utc> {
+pub(crate) fn beginning() -> DateTime<Utc> {
     const BEGINNING: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_123_456_000);
     BEGINNING
 }
@@ -259,11 +272,7 @@ mod tests {
         let store = PostgresStore::open(&ConnectOptions::parse(database.url())?).await?;
         for number in 0..3 {
             let id = sample::persistence_id(number);
-            let row = store
-                .load(std::slice::from_ref(&id))
-                .await?
-                .remove(0)?
-                .ok_or("no row")?;
+            let row = store.load_one(&id).await?.ok_or("no row")?;
             assert_eq!(row.revision.get(), FIRST_REVISION);
             assert_eq!(row.slice, id.slice());
             let mapping = UserStateMapping::new();

@@ -21,6 +21,7 @@ pub(crate) struct Row {
     pub(crate) per_second: Option<f64>,
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
+    pub(crate) p999_us: Option<f64>,
     /// How many rounds there were.
     pub(crate) rounds: usize,
     /// How far the best and the worst round are apart, as a part of the median.
@@ -62,6 +63,7 @@ impl Row {
             per_second: medians(|round| round.per_second),
             p50_us: medians(|round| round.p50_us),
             p99_us: medians(|round| round.p99_us),
+            p999_us: medians(|round| round.p999_us),
             rounds: rounds.len(),
             spread: statistics::spread(&samples),
             errors: rounds.iter().map(|round| round.errors).sum(),
@@ -119,6 +121,7 @@ pub(crate) mod tests {
             per_second: Some(per_second),
             p50_us: Some(1_500.0),
             p99_us: Some(20_000.0),
+            p999_us: Some(30_000.0),
             ..Measured::default()
         };
         Row::of(&case, contender, &[round])
@@ -151,6 +154,7 @@ pub(crate) mod tests {
                 "per_second",
                 "p50_us",
                 "p99_us",
+                "p999_us",
                 "rounds",
                 "spread",
                 "not_run",

@@ -35,8 +35,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     for contender in &mut contenders {
         contender.prepare().await;
     }
-    let databases = Databases::start(arguments.timing().measured).await?;
-    eprintln!("PostgreSQL: {}", databases.description().await?);
+    let databases = Databases::new(arguments.timing().measured);
     let mut world = World::new(arguments.timing(), databases);
     let mut rows = Vec::new();
     let mut population = None;
@@ -44,6 +43,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         if population.is_some_and(|of| of != case.population) {
             rest(&mut contenders).await;
             world.databases.clear().await?;
+            world.files.clear();
         }
         population = Some(case.population);
         rows.extend(measure(case, &mut contenders, arguments.rounds(), &mut world).await);
@@ -75,7 +75,9 @@ async fn measure(
         .iter()
         .map(|contender| {
             let reason = match case.only() {
-                Some(name) if name != contender.name() => Some(format!("this is about `{name}`")),
+                Some(names) if !names.contains(&contender.name()) => {
+                    Some(format!("this is about `{}`", names.join("` and `")))
+                }
                 _ => contender.not_run(case),
             };
             reason.map_or(Ok(Vec::new()), Err)

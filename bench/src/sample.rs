@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use chrono::{DateTime, Utc};
+use cqrs_es::Aggregate as _;
 use fastrand::Rng;
 use user_state_domain::{ProductId, RecentProducts, UserCommand, UserEvent, UserKey, UserState};
 use user_state_store::PersistenceId;
@@ -52,6 +53,16 @@ pub fn usual_state(at: DateTime<Utc>) -> UserState {
     }
 }
 
+/// The state after the usual first command.
+pub fn first_state(at: DateTime<Utc>) -> UserState {
+    let mut state = UserState::default();
+    state.apply(UserEvent::ProductViewed {
+        product_id: product(1),
+        at,
+    });
+    state
+}
+
 /// A random command; mostly views, as in a shop.
 pub fn command(random: &mut Rng, at: DateTime<Utc>) -> UserCommand {
     match random.u8(0..10) {
@@ -77,8 +88,6 @@ fn product(number: usize) -> ProductId {
 
 #[cfg(test)]
 mod tests {
-    use cqrs_es::Aggregate as _;
-
     use super::*;
 
     #[test]

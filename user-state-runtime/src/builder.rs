@@ -9,10 +9,13 @@ use user_state_store::{DeleteForm, DurableStateStore, StateMapping, TAGS_MAX, Wr
 use crate::context::Context;
 use crate::error::StartError;
 use crate::lifecycle::Publisher;
+use crate::live_aggregate::LiveAggregate;
+use crate::persistence::DurableState;
 use crate::policy::ConflictPolicy;
 use crate::running::{Running, Source};
 use crate::runtime::Runtime;
 use crate::settings::Settings;
+use crate::shard::UserHands;
 use crate::stats::ShardCounters;
 use crate::time_source::TimeSource;
 
@@ -52,12 +55,7 @@ pub struct RuntimeBuilder<A: Aggregate> {
     settings: Settings,
 }
 
-impl<A> Runtime<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> Runtime<A> {
     /// A runtime about to be configured: where states are kept, in which form, and what handlers may call.
     pub fn builder(
         store: Arc<dyn DurableStateStore>,
@@ -68,12 +66,7 @@ where
     }
 }
 
-impl<A> RuntimeBuilder<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> RuntimeBuilder<A> {
     fn new(
         store: Arc<dyn DurableStateStore>,
         mapping: Arc<dyn StateMapping<A>>,
@@ -140,19 +133,21 @@ where
             mapping: Arc::clone(&self.mapping),
         };
         let context = Context {
+            aggregate: A::TYPE,
             lifecycle: Publisher::new(settings.lifecycle_events_max),
             counters: ShardCounters::new(settings.shards, A::TYPE),
             settings,
-            store: self.store,
-            tags,
-            mapping: self.mapping,
-            services: self.services,
-            conflict_policy: self.conflict_policy,
-            delete_form: self.delete_form,
-            writers: self.writers,
             clock: self.time.clock(),
         };
-        let running = Running::start(context, source);
+        let hands = UserHands::new(self.services, self.conflict_policy);
+        let persistence = DurableState {
+            store: self.store,
+            mapping: self.mapping,
+            tags,
+            delete_form: self.delete_form,
+            writers: self.writers,
+        };
+        let running = Running::start(context, &hands, persistence, source);
         self.time.attach(|| running.barrier());
         Ok(Runtime::of(running))
     }

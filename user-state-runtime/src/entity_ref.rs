@@ -5,14 +5,15 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use cqrs_es::Aggregate;
-use tokio::sync::mpsc::Permit;
-use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc;
 use user_state_store::{PersistenceId, Revision};
 
 use crate::error::{ExecuteError, RequestError, TellError};
-use crate::request::{self, Message, Reply, Request, Versioned};
+use crate::live_aggregate::LiveAggregate;
+use crate::reply::{self, Reply, ReplyTo};
+use crate::request::{Message, Request, Versioned};
 use crate::running::Running;
-use crate::shard::Mail;
+use crate::shard::{Mail, ShardMail};
 
 /// A handle to one entity, live or not: the next message brings it to life.
 ///
@@ -46,18 +47,7 @@ pub struct EntityRef<A: Aggregate> {
     shard: usize,
 }
 
-/// Why a mailbox takes nothing.
-enum NoRoom {
-    Full,
-    Closed,
-}
-
-impl<A> EntityRef<A>
-where
-    A: Aggregate + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> EntityRef<A> {
     pub(crate) fn new(runtime: Arc<Running<A>>, persistence_id: PersistenceId) -> Self {
         let shard = runtime.shard_of(&persistence_id);
         Self {
@@ -76,23 +66,19 @@ where
     /// makes no event returns the current revision.
     ///
     /// # Errors
-    /// Three outcomes only: acknowledged, definitely not applied, and [`ExecuteError::Unknown`].
+    /// Three outcomes only: acknowledged, definitely not applied, and [`RequestError::Unknown`].
     ///
     /// # Cancel safety
     /// Dropping the future after its first poll stops the waiting only: the command may still be executed.
     pub async fn execute(&self, command: A::Command) -> Result<Revision, ExecuteError<A>> {
-        let answer = match self.room() {
-            Ok(room) => {
-                let (reply, answer) = oneshot::async_channel();
-                let command = Some(command);
-                room.send(self.mail(Request::Execute { command, reply }));
-                answer
-            }
-            Err(NoRoom::Full) => return Err(ExecuteError::Overloaded(command)),
-            Err(NoRoom::Closed) => return Err(ExecuteError::Closed(command)),
+        let permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(error) => return Err(ExecuteError::new(error, Some(command))),
         };
+        let (reply, answer) = oneshot::async_channel();
+        permit.send(self.mail(Request::Execute(Some(command)), Reply::Execute(reply)));
         // A shard that ends without an answer may have sent the write.
-        request::received(answer.await, || ExecuteError::Unknown)
+        reply::received(answer.await, || RequestError::Unknown.into())
     }
 
     /// Hands a command over. Returns when the mailbox has taken it; what becomes of it later is told by the
@@ -101,14 +87,13 @@ where
     /// # Errors
     /// When the mailbox is full or closed; the command comes back.
     pub fn tell(&self, command: A::Command) -> Result<(), TellError<A>> {
-        match self.room() {
-            Ok(room) => {
-                let command = Some(command);
-                room.send(self.mail(Request::Tell { command }));
+        match self.permit() {
+            Ok(permit) => {
+                permit.send(self.mail(Request::Execute(Some(command)), Reply::Tell));
                 Ok(())
             }
-            Err(NoRoom::Full) => Err(TellError::Overloaded(command)),
-            Err(NoRoom::Closed) => Err(TellError::Closed(command)),
+            Err(RequestError::Closed) => Err(TellError::Closed(command)),
+            Err(_) => Err(TellError::Overloaded(command)),
         }
     }
 
@@ -120,7 +105,8 @@ where
     /// # Cancel safety
     /// Dropping the future loses the answer only.
     pub async fn state(&self) -> Result<Versioned<A>, RequestError> {
-        self.ask(|reply| Request::Read { reply }).await
+        self.ask(Request::Read, Reply::State, RequestError::Closed)
+            .await
     }
 
     /// Reads the state after a look at the database, so that what another writer did meanwhile is seen. Costs a
@@ -132,7 +118,8 @@ where
     /// # Cancel safety
     /// Dropping the future loses the answer only.
     pub async fn state_confirmed(&self) -> Result<Versioned<A>, RequestError> {
-        self.ask(|reply| Request::Confirm { reply }).await
+        self.ask(Request::Confirm, Reply::State, RequestError::Closed)
+            .await
     }
 
     /// Deletes the state in the form that is set for the runtime. Returns when that is durable, with the revision: the
@@ -147,11 +134,8 @@ where
     /// Dropping the future after its first poll stops the waiting only: the state may still be deleted.
     pub async fn delete(&self) -> Result<Revision, RequestError> {
         let at = self.runtime.clock().utc_now();
-        self.ask_or(
-            || RequestError::Unknown,
-            |reply| Request::Delete { at, reply },
-        )
-        .await
+        self.ask(Request::Delete(at), Reply::Delete, RequestError::Unknown)
+            .await
     }
 
     /// Takes the entity out of memory once everything before is durable. The next message recovers it.
@@ -163,50 +147,41 @@ where
     /// # Cancel safety
     /// Dropping the future stops the waiting only.
     pub async fn passivate(&self) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Passivate { reply }).await
+        self.ask(Request::Passivate, Reply::Passivate, RequestError::Closed)
+            .await
     }
 
-    fn ask<T>(
+    /// Asks and waits; `unanswered` is what it means if no answer comes.
+    async fn ask<T>(
         &self,
-        request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
-    ) -> impl Future<Output = Result<T, RequestError>> {
-        self.ask_or(|| RequestError::Closed, request)
-    }
-
-    async fn ask_or<T>(
-        &self,
-        unanswered: impl FnOnce() -> RequestError,
-        request: impl FnOnce(Reply<T, RequestError>) -> Request<A>,
+        request: Request<A>,
+        reply_as: impl FnOnce(ReplyTo<T, RequestError>) -> Reply<A>,
+        unanswered: RequestError,
     ) -> Result<T, RequestError> {
-        let answer = match self.room() {
-            Ok(room) => {
-                let (reply, answer) = oneshot::async_channel();
-                room.send(self.mail(request(reply)));
-                answer
-            }
-            Err(NoRoom::Full) => return Err(RequestError::Overloaded),
-            Err(NoRoom::Closed) => return Err(RequestError::Closed),
-        };
-        request::received(answer.await, unanswered)
+        let permit = self.permit()?;
+        let (reply, answer) = oneshot::async_channel();
+        permit.send(self.mail(request, reply_as(reply)));
+        reply::received(answer.await, || unanswered)
     }
 
-    /// A place in the shard's mailbox.
-    fn room(&self) -> Result<Permit<'_, Mail<A>>, NoRoom> {
-        let mailbox = self.runtime.mailbox(self.shard);
-        mailbox.try_reserve().map_err(|refused| match refused {
-            TrySendError::Full(()) => {
+    /// Room for one request in the mailbox.
+    fn permit(&self) -> Result<mpsc::Permit<'_, ShardMail<A>>, RequestError> {
+        let permit = self.runtime.mailbox(self.shard).try_reserve();
+        permit.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => {
                 self.runtime.counters(self.shard).overloaded(1);
-                NoRoom::Full
+                RequestError::Overloaded
             }
-            TrySendError::Closed(()) => NoRoom::Closed,
+            mpsc::error::TrySendError::Closed(()) => RequestError::Closed,
         })
     }
 
-    fn mail(&self, request: Request<A>) -> Mail<A> {
+    fn mail(&self, request: Request<A>, ticket: Reply<A>) -> ShardMail<A> {
         Mail::Request(Message {
             persistence_id: self.persistence_id.clone(),
             accepted_at: self.runtime.clock().now(),
             request,
+            ticket,
         })
     }
 }

@@ -3,75 +3,75 @@
 use std::fmt;
 
 use cqrs_es::Aggregate;
-use user_state_store::{InvalidSetting, PersistenceId, StoreError};
+use user_state_store::{Cause, InvalidSetting, StoreError};
 
-/// Why a command was not acknowledged, sorted by what the caller can do next.
+use crate::lifecycle::FailureReason;
+
+/// Why a command was not acknowledged.
 ///
 /// `Debug` and `Display` never show the command.
 ///
 /// ```
 /// use user_state_domain::UserState;
-/// use user_state_runtime::ExecuteError;
+/// use user_state_runtime::{ExecuteError, RequestError};
 ///
-/// let lost = ExecuteError::<UserState>::Unknown;
-/// assert!(!lost.is_surely_not_applied());
-/// assert!(ExecuteError::<UserState>::Conflict.is_surely_not_applied());
+/// let lost = ExecuteError::<UserState>::Failed(RequestError::Unknown);
+/// assert!(!lost.is_definitely_not_applied());
+/// let conflict = ExecuteError::<UserState>::Failed(RequestError::Conflict);
+/// assert!(conflict.is_definitely_not_applied());
 /// ```
 #[non_exhaustive]
 pub enum ExecuteError<A: Aggregate> {
     /// The domain refused the command; nothing changed. The state that refused it is durable.
     Rejected(A::Error),
-    /// A bound was reached; the command was not taken and comes back. Try again later.
+    /// A bound was reached; the command was not applied and comes back. Try again later.
     Overloaded(A::Command),
-    /// The runtime is shutting down; the command was not taken and comes back.
+    /// The runtime is shutting down; the command was not applied and comes back.
     Closed(A::Command),
-    /// Another writer was faster, and faster again where the policy retries. Surely not applied: read
-    /// the state and decide again.
-    Conflict,
-    /// The database could not be used, or an unresolved write is ahead. Surely not applied: try again later.
-    Unavailable(StoreError),
-    /// The stored row cannot be read, so nothing can follow it. Surely not applied: mend the row.
-    Unreadable(StoreError),
-    /// The new state cannot be stored. Surely not applied; trying again will not help.
-    Refused(StoreError),
-    /// The handler, the reducer or the encoder panicked. Surely not applied.
-    Panicked,
-    /// The write was sent and its answer lost: it may have been applied. Read the state before trying again.
-    Unknown,
+    /// What can happen to any request.
+    Failed(RequestError),
 }
 
-/// Why a request other than a command had no plain answer.
+/// Why a request has no plain answer, sorted by what the caller can do next.
 ///
 /// ```
 /// use user_state_runtime::RequestError;
 ///
 /// assert_eq!(RequestError::Closed.to_string(), "the runtime is shutting down");
+/// assert!(RequestError::Closed.is_definitely_not_applied());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// A bound was reached; the request was not taken. Try again later.
+    /// A bound was reached; nothing was applied. Try again later.
     #[error("overloaded: a bound was reached; try again later")]
     Overloaded,
-    /// The runtime is shutting down.
+    /// The runtime is shutting down; nothing was applied.
     #[error("the runtime is shutting down")]
     Closed,
-    /// Another writer was faster, twice.
+    /// Another writer was faster, and faster again if the policy retries. Nothing was applied: read the
+    /// state and decide again.
     #[error("another writer was faster; read the state and decide again")]
     Conflict,
-    /// The database could not be used, or an unresolved write is ahead; nothing was applied.
+    /// The database could not be used, or an unresolved write is ahead. Nothing was applied: try again
+    /// later.
     #[error("the store is unavailable, nothing was applied")]
     Unavailable(#[source] StoreError),
-    /// The stored row cannot be read.
+    /// The stored row cannot be read, so nothing can follow it. Nothing was applied: fix the row.
     #[error("the stored state cannot be read")]
     Unreadable(#[source] StoreError),
-    /// The new state cannot be stored; nothing was applied.
+    /// The new state cannot be stored. Nothing was applied, and trying again will not help.
     #[error("the state cannot be stored, nothing was applied")]
     Refused(#[source] StoreError),
-    /// The reducer or the encoder panicked; nothing was applied.
+    /// The entity is at the largest revision that a BIGINT column holds. Nothing was applied.
+    #[error("the entity has no revision left, nothing was applied")]
+    RevisionsExhausted,
+    /// The handler, the reducer, the mapping or another part of the aggregate panicked. Nothing was
+    /// applied.
     #[error("the aggregate panicked, nothing was applied")]
     Panicked,
-    /// The write was sent and its answer lost.
+    /// The write was sent and its answer lost: it may have been applied. Read the state before trying
+    /// again.
     #[error("the outcome is unknown: the answer of the write was lost")]
     Unknown,
 }
@@ -123,21 +123,13 @@ pub enum StartError {
     NoTokioRuntime,
 }
 
-/// Why a request fails, whatever its kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Failure {
-    Overloaded,
-    Closed,
-    Conflict,
-    Unavailable(StoreError),
-    Unreadable(StoreError),
-    Refused(StoreError),
-    Panicked,
-    Unknown,
-}
+impl RequestError {
+    /// Whether the request was definitely not applied. False for [`RequestError::Unknown`] alone.
+    pub const fn is_definitely_not_applied(&self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
 
-impl Failure {
-    /// The failure of a write that surely was not applied.
+    /// A write that was definitely not applied.
     pub(crate) fn not_applied(error: StoreError) -> Self {
         match error {
             StoreError::Refused(_)
@@ -147,7 +139,7 @@ impl Failure {
         }
     }
 
-    /// The failure of a load.
+    /// A load that failed.
     pub(crate) fn not_loaded(error: StoreError) -> Self {
         match error {
             StoreError::Corrupt { .. }
@@ -158,73 +150,64 @@ impl Failure {
         }
     }
 
-    /// The failure as the caller of a command sees it; `None` hands the command back to the caller of this
-    /// function where there is nothing to tell but that.
-    pub(crate) fn into_execute<A: Aggregate>(self, command: Option<A::Command>) -> ExecuteError<A> {
-        match (self, command) {
-            (Self::Overloaded, Some(command)) => ExecuteError::Overloaded(command),
-            (Self::Closed, Some(command)) => ExecuteError::Closed(command),
-            // A command that was handled once is no longer there to come back.
-            (Self::Overloaded | Self::Closed, None) => {
-                ExecuteError::Unavailable(StoreError::Closed)
-            }
-            (Self::Conflict, _) => ExecuteError::Conflict,
-            (Self::Unavailable(error), _) => ExecuteError::Unavailable(error),
-            (Self::Unreadable(error), _) => ExecuteError::Unreadable(error),
-            (Self::Refused(error), _) => ExecuteError::Refused(error),
-            (Self::Panicked, _) => ExecuteError::Panicked,
-            (Self::Unknown, _) => ExecuteError::Unknown,
-        }
+    /// An unresolved write is ahead, and it took too long.
+    pub(crate) const fn behind_unresolved() -> Self {
+        Self::Unavailable(StoreError::OutcomeUnknown(Cause::Deadline))
     }
 
-    /// An unresolved write is ahead.
-    pub(crate) fn behind_unresolved(persistence_id: &PersistenceId) -> Self {
-        tracing::debug!(%persistence_id, "a request waited behind an unresolved write for too long");
-        Self::Unavailable(StoreError::OutcomeUnknown(
-            user_state_store::Cause::Deadline,
-        ))
+    pub(crate) fn is_behind_unresolved(&self) -> bool {
+        matches!(self, Self::Unavailable(StoreError::OutcomeUnknown(_)))
     }
 }
 
-impl From<Failure> for RequestError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Overloaded => Self::Overloaded,
-            Failure::Closed => Self::Closed,
-            Failure::Conflict => Self::Conflict,
-            Failure::Unavailable(error) => Self::Unavailable(error),
-            Failure::Unreadable(error) => Self::Unreadable(error),
-            Failure::Refused(error) => Self::Refused(error),
-            Failure::Panicked => Self::Panicked,
-            Failure::Unknown => Self::Unknown,
+impl From<&RequestError> for FailureReason {
+    fn from(error: &RequestError) -> Self {
+        match error {
+            RequestError::Overloaded => Self::Overloaded,
+            RequestError::Closed => Self::Closed,
+            RequestError::Conflict => Self::Conflict,
+            RequestError::Unavailable(_) => Self::Unavailable,
+            RequestError::Unreadable(_) => Self::Unreadable,
+            RequestError::Refused(_) | RequestError::RevisionsExhausted => Self::Refused,
+            RequestError::Panicked => Self::Panicked,
+            RequestError::Unknown => Self::Unknown,
         }
     }
 }
 
 impl<A: Aggregate> ExecuteError<A> {
-    /// Whether the command surely was not applied. False for [`ExecuteError::Unknown`] alone.
-    pub const fn is_surely_not_applied(&self) -> bool {
-        !matches!(self, Self::Unknown)
+    /// The command comes back with an error that says no more than that it was not taken.
+    pub(crate) fn new(error: RequestError, command: Option<A::Command>) -> Self {
+        match (error, command) {
+            (RequestError::Overloaded, Some(command)) => Self::Overloaded(command),
+            (RequestError::Closed, Some(command)) => Self::Closed(command),
+            (error, _) => Self::Failed(error),
+        }
     }
 
-    fn summary(&self) -> &'static str {
+    /// Whether the command was definitely not applied. False for [`RequestError::Unknown`] alone.
+    pub const fn is_definitely_not_applied(&self) -> bool {
         match self {
-            Self::Rejected(_) => "the domain refused the command",
-            Self::Overloaded(_) => "overloaded: a bound was reached; try again later",
-            Self::Closed(_) => "the runtime is shutting down",
-            Self::Conflict => "another writer was faster; read the state and decide again",
-            Self::Unavailable(_) => "the store is unavailable, nothing was applied",
-            Self::Unreadable(_) => "the stored state cannot be read",
-            Self::Refused(_) => "the state cannot be stored, nothing was applied",
-            Self::Panicked => "the aggregate panicked, nothing was applied",
-            Self::Unknown => "the outcome is unknown: the answer of the write was lost",
+            Self::Failed(error) => error.is_definitely_not_applied(),
+            Self::Rejected(_) | Self::Overloaded(_) | Self::Closed(_) => true,
         }
+    }
+}
+
+impl<A: Aggregate> From<RequestError> for ExecuteError<A> {
+    fn from(error: RequestError) -> Self {
+        Self::Failed(error)
     }
 }
 
 impl<A: Aggregate> fmt::Display for ExecuteError<A> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.summary())
+        match self {
+            Self::Rejected(_) => formatter.write_str("the domain refused the command"),
+            Self::Overloaded(_) => RequestError::Overloaded.fmt(formatter),
+            Self::Closed(_) => RequestError::Closed.fmt(formatter),
+            Self::Failed(error) => error.fmt(formatter),
+        }
     }
 }
 
@@ -234,12 +217,7 @@ impl<A: Aggregate> fmt::Debug for ExecuteError<A> {
             Self::Rejected(error) => formatter.debug_tuple("Rejected").field(error).finish(),
             Self::Overloaded(_) => formatter.write_str("Overloaded(..)"),
             Self::Closed(_) => formatter.write_str("Closed(..)"),
-            Self::Conflict => formatter.write_str("Conflict"),
-            Self::Unavailable(error) => formatter.debug_tuple("Unavailable").field(error).finish(),
-            Self::Unreadable(error) => formatter.debug_tuple("Unreadable").field(error).finish(),
-            Self::Refused(error) => formatter.debug_tuple("Refused").field(error).finish(),
-            Self::Panicked => formatter.write_str("Panicked"),
-            Self::Unknown => formatter.write_str("Unknown"),
+            Self::Failed(error) => formatter.debug_tuple("Failed").field(error).finish(),
         }
     }
 }
@@ -252,10 +230,8 @@ where
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Rejected(error) => Some(error),
-            Self::Unavailable(error) | Self::Unreadable(error) | Self::Refused(error) => {
-                Some(error)
-            }
-            _ => None,
+            Self::Failed(error) => std::error::Error::source(error),
+            Self::Overloaded(_) | Self::Closed(_) => None,
         }
     }
 }

@@ -23,7 +23,7 @@ type CopyCommand<A> = fn(&<A as Aggregate>::Command) -> <A as Aggregate>::Comman
 
 impl<A: Aggregate> ConflictPolicy<A> {
     /// They are handled once more, in their order, on the reloaded state; after a second conflict their callers
-    /// get [`crate::ExecuteError::Conflict`]. A service may be called twice for one command. Costs a
+    /// get [`crate::RequestError::Conflict`]. A service may be called twice for one command. Costs a
     /// copy of each command.
     pub fn retry_once() -> Self
     where
@@ -32,7 +32,7 @@ impl<A: Aggregate> ConflictPolicy<A> {
         Self(Some(A::Command::clone))
     }
 
-    /// Their callers get [`crate::ExecuteError::Conflict`] at once. No copy of a command is kept, so a rejection that was
+    /// Their callers get [`crate::RequestError::Conflict`] at once. No copy of a command is kept, so a rejection that was
     /// decided on a lost state is not decided again: its caller is told what became of the write it depended on.
     pub fn fail() -> Self {
         Self(None)

@@ -13,8 +13,10 @@ use user_state_store::{DurableStateStore, PersistenceId, StateMapping};
 use crate::barrier::{Barrier, BarrierError};
 use crate::clock::{Clock, Moment};
 use crate::context::Context;
+use crate::live_aggregate::LiveAggregate;
+use crate::persistence::Storage;
 use crate::placement;
-use crate::shard::{self, Mail};
+use crate::shard::{self, Mail, ShardMail, UserHands};
 use crate::stats::Counters;
 
 /// Where the states are stored, and how they are read: for those who follow their changes.
@@ -25,31 +27,38 @@ pub(crate) struct Source<A> {
 
 /// The shards of a runtime, and the ways to them.
 pub(crate) struct Running<A: Aggregate> {
-    context: Arc<Context<A>>,
+    context: Arc<Context>,
     source: Source<A>,
-    mailboxes: Vec<mpsc::Sender<Mail<A>>>,
+    mailboxes: Vec<mpsc::Sender<ShardMail<A>>>,
     shards: Mutex<JoinSet<()>>,
     /// Until when, in real time, the shards have to end.
     ending: watch::Sender<Option<Instant>>,
 }
 
-impl<A> Running<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> Running<A> {
     /// Starts the shards on the current tokio runtime.
-    pub(crate) fn start(context: Context<A>, source: Source<A>) -> Arc<Self> {
-        let context = Arc::new(context);
+    pub(crate) fn start<P: Storage<A>>(
+        context: Context,
+        hands: &UserHands<A>,
+        persistence: P,
+        source: Source<A>,
+    ) -> Arc<Self> {
+        let (context, persistence) = (Arc::new(context), Arc::new(persistence));
         let mut shards = JoinSet::new();
         let (ending, until) = watch::channel(None);
         let mailboxes = (0..context.settings.shards)
             .map(|shard| {
                 let (sender, mailbox) = mpsc::channel(context.settings.mailbox_messages_max);
-                let counters = Arc::clone(context.counters.of(shard));
-                let context = Arc::clone(&context);
-                shards.spawn(shard::run(context, counters, mailbox, until.clone()));
+                let (context, persistence) = (Arc::clone(&context), Arc::clone(&persistence));
+                let (hands, until) = (hands.clone(), until.clone());
+                shards.spawn(shard::run(
+                    context,
+                    shard,
+                    hands,
+                    persistence,
+                    mailbox,
+                    until,
+                ));
                 sender
             })
             .collect();
@@ -89,7 +98,7 @@ impl<A: Aggregate> Running<A> {
         self.mailboxes.len()
     }
 
-    pub(crate) fn context(&self) -> &Context<A> {
+    pub(crate) fn context(&self) -> &Context {
         &self.context
     }
 
@@ -101,7 +110,7 @@ impl<A: Aggregate> Running<A> {
         placement::shard_of(persistence_id.slice(), self.shards())
     }
 
-    pub(crate) fn mailbox(&self, shard: usize) -> &mpsc::Sender<Mail<A>> {
+    pub(crate) fn mailbox(&self, shard: usize) -> &mpsc::Sender<ShardMail<A>> {
         self.mailboxes
             .get(shard)
             .unwrap_or_else(|| unreachable!("every entity has a shard"))
@@ -123,23 +132,18 @@ impl<A: Aggregate> Drop for Running<A> {
     }
 }
 
-fn pass_barrier<A>(
+fn pass_barrier<A: LiveAggregate>(
     running: Weak<Running<A>>,
     to: Moment,
-) -> BoxFuture<'static, Result<(), BarrierError>>
-where
-    A: Aggregate + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+) -> BoxFuture<'static, Result<(), BarrierError>> {
     async move {
         let Some(running) = running.upgrade() else {
             return Ok(());
         };
         let timeout = running.context.settings.advance_timeout;
         let shards = running.mailboxes.iter().map(|mailbox| async move {
-            let (reply, passed) = oneshot::async_channel();
-            if mailbox.send(Mail::Advance { to, reply }).await.is_err() {
+            let (ticket, passed) = oneshot::async_channel();
+            if mailbox.send(Mail::Advance { to, ticket }).await.is_err() {
                 return Ok(());
             }
             // A shard that has ended is caught up with everything.

@@ -12,6 +12,7 @@ use user_state_store::{
 
 use crate::entity_ref::EntityRef;
 use crate::lifecycle::Lifecycle;
+use crate::live_aggregate::LiveAggregate;
 use crate::running::Running;
 use crate::stats::Stats;
 
@@ -43,12 +44,7 @@ pub struct Runtime<A: Aggregate>(Arc<Running<A>>);
 #[error("the runtime did not finish everything in time; the callers concerned were told")]
 pub struct ShutdownTimedOut;
 
-impl<A> Runtime<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+impl<A: LiveAggregate> Runtime<A> {
     pub(crate) fn of(running: Arc<Running<A>>) -> Self {
         Self(running)
     }

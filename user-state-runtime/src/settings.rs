@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use user_state_store::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidSetting};
 
-use crate::clock::Moment;
 use crate::placement::SHARDS_MAX;
 
 /// The most messages of a bounded queue: more memory than any machine has for it.
@@ -138,11 +137,6 @@ impl Settings {
         self.shards = shards;
         self.shards_are_chosen = true;
         self
-    }
-
-    /// Whether an entity touched at one moment has been idle for the time-out at another; reaching it counts.
-    pub(crate) fn is_due(&self, touched: Moment, now: Moment) -> bool {
-        touched + self.idle_timeout <= now
     }
 
     /// The settings, once each is in its range.

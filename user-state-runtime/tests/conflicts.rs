@@ -11,7 +11,7 @@ use sqlx::Connection as _;
 use support::ledger::{Bank, Ledger, LedgerCommand, add, id, ledgers, sum};
 use support::{AnyError, Call, Database, TICK, TestResult, execute, is_open, read};
 use user_state_runtime::testkit::{FaultyStore, ManualTime, WriteFault};
-use user_state_runtime::{ConflictPolicy, EntityRef, ExecuteError, Runtime};
+use user_state_runtime::{ConflictPolicy, EntityRef, ExecuteError, RequestError, Runtime};
 use user_state_store::Revision;
 
 /// A runtime whose writes can be held, and another one on the same database.
@@ -90,8 +90,8 @@ async fn a_second_conflict_is_the_answer() -> TestResult {
     let rivals = Rivals::meet(ConflictPolicy::retry_once()).await?;
     rivals.faulty.fail_writes(WriteFault::Conflict, 2);
     let lost = rivals.ledger().execute(add(1)).await.unwrap_err();
-    assert!(matches!(lost, ExecuteError::Conflict));
-    assert!(lost.is_surely_not_applied());
+    assert!(matches!(lost, ExecuteError::Failed(RequestError::Conflict)));
+    assert!(lost.is_definitely_not_applied());
     assert_eq!(sum(&rivals.ledger()).await?, (100, 1));
     assert_eq!(rivals.runtime.stats().conflicts, 2);
 
@@ -114,8 +114,14 @@ async fn under_the_fail_policy_a_conflict_is_the_answer_at_once_and_reads_are_re
     rivals.rival.entity(id("l")).execute(add(500)).await?;
 
     drop(held);
-    assert!(matches!(in_flight.await, Err(ExecuteError::Conflict)));
-    assert!(matches!(gathered.await, Err(ExecuteError::Conflict)));
+    assert!(matches!(
+        in_flight.await,
+        Err(ExecuteError::Failed(RequestError::Conflict))
+    ));
+    assert!(matches!(
+        gathered.await,
+        Err(ExecuteError::Failed(RequestError::Conflict))
+    ));
     let read = reading.await?;
     assert_eq!((read.revision.get(), read.state.balance), (2, 600));
     assert_eq!(rivals.ledger().execute(add(1)).await?.get(), 3);

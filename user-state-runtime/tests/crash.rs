@@ -16,7 +16,7 @@ use support::{AnyError, Database, TestResult, key, view};
 use throwaway_postgres::PostgresServer;
 use tokio::task::JoinSet;
 use user_state_domain::{ProductId, UserState};
-use user_state_runtime::{ExecuteError, Runtime, Settings, Versioned};
+use user_state_runtime::{ExecuteError, RequestError, Runtime, Settings, Versioned};
 use user_state_store::ConnectOptions;
 
 /// Where the child finds its database.
@@ -164,8 +164,10 @@ async fn what_was_acknowledged_survives_the_kill_of_the_server_and_the_runtime_g
                             break;
                         }
                     }
-                    Err(ExecuteError::Unknown) => told.unknown += 1,
-                    Err(ExecuteError::Unavailable(_)) => tokio::task::yield_now().await,
+                    Err(ExecuteError::Failed(RequestError::Unknown)) => told.unknown += 1,
+                    Err(ExecuteError::Failed(RequestError::Unavailable(_))) => {
+                        tokio::task::yield_now().await
+                    }
                     Err(error) => return Err(AnyError::from(format!("{error:?}"))),
                 }
             }

@@ -53,8 +53,7 @@ impl Users {
     /// What is stored: the revision, and whether it is a delete marker.
     async fn stored(&self) -> Result<Option<(i64, bool)>, AnyError> {
         let store = self.database.store().await?;
-        let rows = store.load(&[PersistenceId::from(&key("u"))]).await?;
-        let row = rows.into_iter().next().ok_or("a row or none")??;
+        let row = store.load_one(&PersistenceId::from(&key("u"))).await?;
         Ok(row.map(|row| (row.revision.get(), row.value == StoredValue::Deleted)))
     }
 }

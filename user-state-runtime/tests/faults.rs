@@ -75,9 +75,9 @@ async fn outcome_in_a_batch(fault: WriteFault, writers: Writers) -> Result<Outco
             assert_eq!(revision.get(), 2);
             Outcome::Done
         }
-        Err(ExecuteError::Unknown) => Outcome::Unknown,
+        Err(ExecuteError::Failed(RequestError::Unknown)) => Outcome::Unknown,
         Err(error) => {
-            assert!(error.is_surely_not_applied());
+            assert!(error.is_definitely_not_applied());
             Outcome::NotApplied
         }
     };
@@ -143,7 +143,9 @@ async fn a_whole_batch_that_fails_answers_everyone_in_it_and_behind_it() -> Test
     for call in [in_flight, gathered] {
         assert!(matches!(
             call.await,
-            Err(ExecuteError::Unavailable(StoreError::Unavailable(_)))
+            Err(ExecuteError::Failed(RequestError::Unavailable(
+                StoreError::Unavailable(_)
+            )))
         ));
     }
     assert_eq!(sum(&ledger).await?, (1, 1), "no dirty read");
@@ -250,17 +252,23 @@ async fn past_the_resolve_timeout_callers_are_told_and_the_entity_stays_closed_u
     let behind = execute(&ledger, add(100));
     let reading = read(&ledger);
 
-    assert!(matches!(lost.await, Err(ExecuteError::Unknown)));
+    assert!(matches!(
+        lost.await,
+        Err(ExecuteError::Failed(RequestError::Unknown))
+    ));
     let told = behind.await.unwrap_err();
     assert!(matches!(
         &told,
-        ExecuteError::Unavailable(StoreError::OutcomeUnknown(_))
+        ExecuteError::Failed(RequestError::Unavailable(StoreError::OutcomeUnknown(_)))
     ));
-    assert!(told.is_surely_not_applied());
+    assert!(told.is_definitely_not_applied());
     assert!(matches!(reading.await, Err(RequestError::Unavailable(_))));
     // Closed: whoever comes now is told at once, others are served.
     let closed = ledger.execute(add(1_000)).await;
-    assert!(matches!(closed, Err(ExecuteError::Unavailable(_))));
+    assert!(matches!(
+        closed,
+        Err(ExecuteError::Failed(RequestError::Unavailable(_)))
+    ));
     assert!(matches!(
         ledger.passivate().await,
         Err(RequestError::Unavailable(_))
@@ -349,12 +357,17 @@ async fn a_load_that_fails_fails_its_own_entity_only_and_the_next_message_recove
         drop(held);
         let [(bad_call, bad_read), (good_call, good_read)] = calls;
         if fault == LoadFault::Fail {
-            assert!(matches!(bad_call.await, Err(ExecuteError::Unavailable(_))));
+            assert!(matches!(
+                bad_call.await,
+                Err(ExecuteError::Failed(RequestError::Unavailable(_)))
+            ));
             assert!(matches!(bad_read.await, Err(RequestError::Unavailable(_))));
         } else {
             assert!(matches!(
                 bad_call.await,
-                Err(ExecuteError::Unreadable(StoreError::Corrupt { .. }))
+                Err(ExecuteError::Failed(RequestError::Unreadable(
+                    StoreError::Corrupt { .. }
+                )))
             ));
             assert!(matches!(bad_read.await, Err(RequestError::Unreadable(_))));
         }
@@ -499,7 +512,7 @@ async fn a_row_made_again_after_a_lost_answer_was_resolved_is_a_conflict() -> Te
             make_again(&database, id("l").as_str()).await?;
             let lost = ledger.execute(add(100)).await.unwrap_err();
             assert!(
-                matches!(lost, ExecuteError::Conflict),
+                matches!(lost, ExecuteError::Failed(RequestError::Conflict)),
                 "{fault:?}, {commands}: {lost:?}"
             );
             let stored = (commands, u64::try_from(commands)?);

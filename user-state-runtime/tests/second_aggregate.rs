@@ -6,7 +6,7 @@ mod support;
 use support::ledger::{Bank, LedgerCommand, Trap, add, id, ledgers, sum};
 use support::{Database, TICK, TestResult, execute, is_open, read};
 use user_state_runtime::testkit::{ManualTime, WriteFault};
-use user_state_runtime::{ConflictPolicy, ExecuteError, Settings};
+use user_state_runtime::{ConflictPolicy, ExecuteError, RequestError, Settings};
 
 #[tokio::test]
 async fn a_command_with_several_events_is_one_revision_and_one_with_none_writes_nothing()
@@ -91,7 +91,10 @@ async fn what_a_refusal_or_a_read_saw_is_decided_again_when_its_write_fails() ->
     assert!(is_open(&mut command) && is_open(&mut refusal) && is_open(&mut reading));
 
     drop(held);
-    assert!(matches!(command.await, Err(ExecuteError::Unavailable(_))));
+    assert!(matches!(
+        command.await,
+        Err(ExecuteError::Failed(RequestError::Unavailable(_)))
+    ));
     assert_eq!(refusal.await?.get(), 2, "nothing of the lost state is seen");
     let read = reading.await?;
     assert_eq!((read.revision.get(), read.state.balance), (2, 1));
@@ -144,15 +147,18 @@ async fn a_panic_is_answered_and_harms_neither_its_entity_nor_others() -> TestRe
     ] {
         let failed = ledger.execute(panics.clone()).await.unwrap_err();
         assert!(
-            matches!(failed, ExecuteError::Panicked),
+            matches!(failed, ExecuteError::Failed(RequestError::Panicked)),
             "{panics:?}: {failed:?}"
         );
-        assert!(failed.is_surely_not_applied());
+        assert!(failed.is_definitely_not_applied());
         assert_eq!(sum(&ledger).await?, (7, 1), "{panics:?}");
         other.execute(add(1)).await?;
     }
     let refused = ledger.execute(LedgerCommand::Set(Trap::Refuses)).await;
-    assert!(matches!(refused, Err(ExecuteError::Refused(_))));
+    assert!(matches!(
+        refused,
+        Err(ExecuteError::Failed(RequestError::Refused(_)))
+    ));
     assert_eq!(ledger.execute(add(1)).await?.get(), 2);
     assert_eq!(sum(&other).await?, (5, 5));
     assert_eq!(database.revisions("Ledger|l").await?, [2]);

@@ -111,9 +111,15 @@ async fn with_a_store_that_hangs_it_ends_in_time_and_tells_everyone_the_truth() 
     assert!(matches!(ledger.tell(add(1)), Err(TellError::Overloaded(_))));
 
     assert_eq!(runtime.shutdown().await, Err(ShutdownTimedOut));
-    assert!(matches!(in_flight.await, Err(ExecuteError::Unknown)));
+    assert!(matches!(
+        in_flight.await,
+        Err(ExecuteError::Failed(RequestError::Unknown))
+    ));
     let behind = gathered.await.unwrap_err();
-    assert!(matches!(behind, ExecuteError::Unavailable(_)), "{behind:?}");
+    assert!(
+        matches!(behind, ExecuteError::Failed(RequestError::Unavailable(_))),
+        "{behind:?}"
+    );
     assert!(matches!(
         read_behind.await,
         Err(RequestError::Unavailable(_))

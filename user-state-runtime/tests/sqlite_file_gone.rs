@@ -7,7 +7,7 @@ use std::error::Error;
 
 use chrono::DateTime;
 use user_state_domain::{UserCommand, UserKey};
-use user_state_runtime::{ExecuteError, Runtime};
+use user_state_runtime::{ExecuteError, RequestError, Runtime};
 
 #[tokio::test]
 async fn a_command_after_the_file_was_removed_is_an_error_and_the_store_works_when_opened_again()
@@ -28,7 +28,10 @@ async fn a_command_after_the_file_was_removed_is_an_error_and_the_store_works_wh
     for _ in 0..3 {
         let answer = user.execute(login.clone()).await;
         assert!(
-            matches!(answer, Err(ExecuteError::Unavailable(_))),
+            matches!(
+                answer,
+                Err(ExecuteError::Failed(RequestError::Unavailable(_)))
+            ),
             "{answer:?}"
         );
     }

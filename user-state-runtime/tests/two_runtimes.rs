@@ -12,7 +12,7 @@ use support::history::{Answers, History, disturb};
 use support::ledger::{Bank, Ledger, id, ledgers};
 use support::{AnyError, Database, TestResult, key, login};
 use tokio::task::JoinSet;
-use user_state_runtime::{ConflictPolicy, ExecuteError, Runtime, Settings};
+use user_state_runtime::{ConflictPolicy, ExecuteError, RequestError, Runtime, Settings};
 use user_state_store::DurableStateStore;
 
 const CALLERS: i64 = 4;
@@ -104,7 +104,10 @@ async fn the_revision_of_a_user_that_two_runtimes_write_is_the_number_of_acknowl
                 for command in 0..COMMANDS {
                     match user.execute(login(caller * COMMANDS + command)).await {
                         Ok(_) => acknowledged += 1,
-                        Err(error) => assert!(matches!(error, ExecuteError::Conflict)),
+                        Err(error) => assert!(matches!(
+                            error,
+                            ExecuteError::Failed(RequestError::Conflict)
+                        )),
                     }
                 }
                 acknowledged
@@ -129,7 +132,7 @@ async fn many_runtimes_that_create_the_same_users_at_once_leave_one_row_each() -
             callers.spawn(async move {
                 match handle.execute(login(0)).await {
                     Ok(_) => (user, 1),
-                    Err(ExecuteError::Conflict) => (user, 0),
+                    Err(ExecuteError::Failed(RequestError::Conflict)) => (user, 0),
                     Err(error) => panic!("{error:?}"),
                 }
             });

@@ -133,10 +133,10 @@ async fn each_unreadable_row_is_a_typed_error_and_stays_as_it_is() -> TestResult
             let user = runtime.user(&key(name));
             let command = user.execute(cart(2)).await.unwrap_err();
             assert!(
-                matches!(&command, ExecuteError::Unreadable(error) if is_typed(name, error)),
+                matches!(&command, ExecuteError::Failed(RequestError::Unreadable(error)) if is_typed(name, error)),
                 "{name}: {command:?}"
             );
-            assert!(command.is_surely_not_applied());
+            assert!(command.is_definitely_not_applied());
             for read in [user.state().await, user.state_confirmed().await] {
                 let error = read.unwrap_err();
                 assert!(
@@ -193,7 +193,10 @@ async fn healthy_users_of_the_same_load_are_served() -> TestResult {
     drop(held);
     assert_eq!(first.await?.revision.get(), 0);
     for call in bad {
-        assert!(matches!(call.await, Err(ExecuteError::Unreadable(_))));
+        assert!(matches!(
+            call.await,
+            Err(ExecuteError::Failed(RequestError::Unreadable(_)))
+        ));
     }
     for call in good {
         assert_eq!(call.await?.get(), 2);
@@ -222,7 +225,7 @@ async fn two_rows_of_one_user_are_an_error_that_names_both_and_neither_is_touche
     assert!(
         matches!(
             &error,
-            ExecuteError::Unreadable(StoreError::DuplicateRows { lower, higher, .. })
+            ExecuteError::Failed(RequestError::Unreadable(StoreError::DuplicateRows { lower, higher, .. }))
                 if (lower.get(), higher.get()) == (1, 5)
         ),
         "{error:?}"
@@ -270,7 +273,10 @@ async fn a_live_user_found_unreadable_is_not_written_over_from_memory() -> TestR
     let confirmed = user.state_confirmed().await;
     assert!(matches!(confirmed, Err(RequestError::Unreadable(_))));
     let command = user.execute(cart(2)).await;
-    assert!(matches!(command, Err(ExecuteError::Unreadable(_))));
+    assert!(matches!(
+        command,
+        Err(ExecuteError::Failed(RequestError::Unreadable(_)))
+    ));
     assert_eq!(rows(&database, "u").await?, before);
 
     // Found by a conflict.
@@ -280,7 +286,10 @@ async fn a_live_user_found_unreadable_is_not_written_over_from_memory() -> TestR
     let before = rows(&database, "other").await?;
     let command = other.execute(cart(2)).await;
     assert!(
-        matches!(command, Err(ExecuteError::Unreadable(_))),
+        matches!(
+            command,
+            Err(ExecuteError::Failed(RequestError::Unreadable(_)))
+        ),
         "{command:?}"
     );
     assert_eq!(rows(&database, "other").await?, before);
@@ -327,7 +336,9 @@ async fn a_row_that_the_database_cannot_give_is_unreadable_for_its_user_alone() 
             if name == "c" {
                 assert!(matches!(
                     command,
-                    Err(ExecuteError::Unreadable(StoreError::Unreadable { .. }))
+                    Err(ExecuteError::Failed(RequestError::Unreadable(
+                        StoreError::Unreadable { .. }
+                    )))
                 ));
                 assert!(matches!(
                     read,

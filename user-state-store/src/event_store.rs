@@ -24,7 +24,7 @@ use crate::mapping::StateMapping;
 use crate::persistence_id::PersistenceId;
 use crate::resolve::{Resolution, UnresolvedWrite, Writers};
 use crate::revision::Revision;
-use crate::store::{Change, DurableStateStore, StoredValue, Write, WriteBatch, WriteOutcome};
+use crate::store::{DurableStateStore, StoredValue, Write, WriteBatch, WriteOutcome};
 
 /// How often a commit tries to resolve a lost answer before it tells its caller: a second time, where the first
 /// attempt met the end of the fault.
@@ -109,11 +109,7 @@ impl<A: 'static> DurableStateEventStore<A> {
     {
         let persistence_id = PersistenceId::unique(aggregate_id)
             .map_err(|error| Failure::Unexpected(Box::new(error)))?;
-        let loaded = self
-            .store
-            .load(std::slice::from_ref(&persistence_id))
-            .await?;
-        let row = loaded.into_iter().next().transpose()?.flatten();
+        let row = self.store.load_one(&persistence_id).await?;
         let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
         let (revision, aggregate) = match row {
             None => (Revision::NONE, A::default()),
@@ -154,16 +150,9 @@ impl<A: 'static> DurableStateEventStore<A> {
             })?;
         let exhausted = || Failure::Unexpected("the revision is the highest there is".into());
         let revision = context.revision.next().ok_or_else(exhausted)?;
-        let write = Write {
-            persistence_id: id.clone(),
-            expected: context.revision,
-            expected_at: context.db_timestamp,
-            change: Change::Put {
-                revision,
-                payload,
-                tags: self.mapping.tags(),
-            },
-        };
+        let write = Write::update(id.clone(), context.revision, payload)
+            .expected_at(context.db_timestamp)
+            .tags(self.mapping.tags());
         let batch = WriteBatch::new(vec![write.clone()])
             .map_err(|error| Failure::Unexpected(Box::new(error)))?;
         match self.store.write(&batch).await.pop() {

@@ -15,8 +15,8 @@
 //! use chrono::DateTime;
 //! use user_state_domain::{UserKey, UserState};
 //! use user_state_store::{
-//!     Change, ConnectOptions, PersistenceId, Revision, StateMapping, StoredValue, UserStateMapping,
-//!     Write, WriteBatch, WriteOutcome, connect,
+//!     ConnectOptions, PersistenceId, Revision, StateMapping, StoredValue, UserStateMapping, Write,
+//!     WriteBatch, WriteOutcome, connect,
 //! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -33,16 +33,8 @@
 //!     last_login: DateTime::from_timestamp(1_700_000_000, 0),
 //!     ..UserState::default()
 //! };
-//! let create = Write {
-//!     persistence_id: user.clone(),
-//!     expected: Revision::NONE,
-//!     expected_at: None,
-//!     change: Change::Put {
-//!         revision: Revision::FIRST,
-//!         payload: mapping.encode(&user, &login)?,
-//!         tags: StateMapping::<UserState>::tags(&mapping),
-//!     },
-//! };
+//! let create = Write::create(user.clone(), mapping.encode(&user, &login)?)
+//!     .tags(StateMapping::<UserState>::tags(&mapping));
 //! let outcomes = store.write(&WriteBatch::new(vec![create.clone()])?).await;
 //! assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
 //!
@@ -50,7 +42,7 @@
 //! let outcomes = store.write(&WriteBatch::new(vec![create])?).await;
 //! assert_eq!(outcomes, [WriteOutcome::Conflict]);
 //!
-//! let row = store.load(&[user.clone()]).await?.remove(0)?.ok_or("it was just written")?;
+//! let row = store.load_one(&user).await?.ok_or("it was just written")?;
 //! assert_eq!(row.revision, Revision::FIRST);
 //! let StoredValue::State(payload) = row.value else {
 //!     return Err("it was not deleted".into());
@@ -172,8 +164,8 @@ pub use sqlite::Store as SqliteStore;
 pub use store::conformance;
 pub use store::{
     BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Early, Fence, InvalidBatch,
-    LOAD_BYTES_MAX, Settled, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch,
-    WriteOutcome, WriteSignal, WriterSession,
+    LOAD_BYTES_MAX, LoadedRow, Settled, StoredState, StoredValue, UnknownOutcome, Write,
+    WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

@@ -8,10 +8,9 @@
 
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
-use crate::store::{BATCH_ROWS_MAX, DurableStateStore, LOAD_BYTES_MAX, StoredState, StoredValue};
-
-/// What was found for an id.
-type Found = Result<Option<StoredState>, StoreError>;
+use crate::store::{
+    BATCH_ROWS_MAX, DurableStateStore, LOAD_BYTES_MAX, LoadedRow, StoredState, StoredValue,
+};
 
 /// A row that was withheld: its payload's number of bytes, and the place of its id.
 type Withheld = (usize, usize);
@@ -46,7 +45,7 @@ type Withheld = (usize, usize);
 pub async fn load_in_parts(
     store: &dyn DurableStateStore,
     ids: &[PersistenceId],
-    mut each: impl FnMut(usize, Found) + Send,
+    mut each: impl FnMut(usize, LoadedRow) + Send,
 ) {
     let mut withheld = Vec::new();
     for (part, first) in ids
@@ -79,7 +78,7 @@ async fn load_places(
     store: &dyn DurableStateStore,
     ids: &[PersistenceId],
     places: &[usize],
-    each: &mut (impl FnMut(usize, Found) + Send),
+    each: &mut (impl FnMut(usize, LoadedRow) + Send),
     withheld: &mut Vec<Withheld>,
 ) {
     let part: Vec<PersistenceId> = places
@@ -94,7 +93,7 @@ async fn load_part(
     store: &dyn DurableStateStore,
     part: &[PersistenceId],
     places: impl Iterator<Item = usize> + Send,
-    each: &mut (impl FnMut(usize, Found) + Send),
+    each: &mut (impl FnMut(usize, LoadedRow) + Send),
     withheld: &mut Vec<Withheld>,
 ) {
     match store.load(part).await {

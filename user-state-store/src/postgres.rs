@@ -23,7 +23,7 @@ use crate::error::StoreError;
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Early, Fence, Settled, StoredState, WriteBatch, WriteOutcome, WriteSignal,
+    DurableStateStore, Early, Fence, LoadedRow, Settled, WriteBatch, WriteOutcome, WriteSignal,
     WriterSession,
 };
 
@@ -60,8 +60,8 @@ use session::Sessions;
 ///
 /// let options = ConnectOptions::parse("postgres://user:password@localhost/users")?;
 /// let store = PostgresStore::open(&options).await?;
-/// let rows = store.load(&[PersistenceId::unique("mall-user")?]).await?;
-/// assert_eq!(rows.len(), 1);
+/// let row = store.load_one(&PersistenceId::unique("mall-user")?).await?;
+/// assert!(row.is_none());
 /// # Ok(())
 /// # }
 /// ```
@@ -172,10 +172,7 @@ impl PostgresStore {
 
 #[async_trait]
 impl DurableStateStore for PostgresStore {
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError> {
         let rows = durable_state::load(&self.reads, &self.settings, ids).await;
         self.outage.after_read(ids.len(), rows)
     }

@@ -52,12 +52,7 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 ///     manifest: Manifest::new("com.example.State"),
 ///     bytes: b"{}".to_vec(),
 /// };
-/// let write = Write {
-///     persistence_id: PersistenceId::unique("mall-user")?,
-///     expected: Revision::NONE,
-///     expected_at: None,
-///     change: Change::Put { revision: Revision::FIRST, payload, tags: Tags::NONE },
-/// };
+/// let write = Write::create(PersistenceId::unique("mall-user")?, payload);
 /// // The answer to this write was lost, and in fact it never reached the database.
 /// let lost = UnknownOutcome { session: None, cause: Cause::Deadline };
 /// let mut unresolved = UnresolvedWrite::new(write, &lost);

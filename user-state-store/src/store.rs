@@ -32,11 +32,13 @@ mod batch;
 pub mod conformance;
 mod settled;
 mod signal;
+mod write;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, LOAD_BYTES_MAX, WriteBatch};
 pub use settled::{Early, Settled};
 pub use signal::WriteSignal;
 pub(crate) use signal::{Listening, Span};
+pub use write::{Change, Write};
 
 /// Durable states in a database, one row per persistence id.
 ///
@@ -68,10 +70,20 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Dropping the future loses the answer and nothing else.
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError>;
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError>;
+
+    /// Loads the row of one id, with its payload however large: [`DurableStateStore::load`] for a single id.
+    ///
+    /// # Errors
+    /// Those of the call and those of the id.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses the answer and nothing else.
+    async fn load_one(&self, id: &PersistenceId) -> LoadedRow {
+        let rows = self.load(std::slice::from_ref(id)).await?;
+        let unanswered = Err(StoreError::Unavailable(Cause::Protocol));
+        rows.into_iter().next().unwrap_or(unanswered)
+    }
 
     /// Writes a batch, and returns when every write has its outcome.
     ///
@@ -165,6 +177,9 @@ pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// What a load found for one id: its row, `None` if there is none, or what is wrong with this id alone.
+pub type LoadedRow = Result<Option<StoredState>, StoreError>;
+
 /// A row, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredState {
@@ -198,39 +213,6 @@ pub enum StoredValue {
         /// How many bytes the payload has.
         payload_bytes: usize,
     },
-}
-
-/// A compare-and-set on one entity's row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Write {
-    /// The entity.
-    pub persistence_id: PersistenceId,
-    /// The revision that must be stored; [`Revision::NONE`] where there must be no row.
-    pub expected: Revision,
-    /// The `db_timestamp` that must be stored beside it, as a load or [`WriteOutcome::Applied`] told it: where another
-    /// writer removed the row and made it again, the revision may be the expected one, the time is not. `None` compares the
-    /// revision only. Without a meaning where there must be no row.
-    pub expected_at: Option<DateTime<Utc>>,
-    /// What becomes of the row.
-    pub change: Change,
-}
-
-/// What a write does to its row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Stores a state.
-    Put {
-        /// The new revision: above the expected one, and 1 for a creating write.
-        revision: Revision,
-        /// The state.
-        payload: Payload,
-        /// Replace the stored tags.
-        tags: Tags,
-    },
-    /// Stores Pekko 2.0's delete marker at the next revision; tags stay as they are.
-    Mark,
-    /// Removes the row. After it the entity counts from revision 0 again.
-    Erase,
 }
 
 /// What became of a write.

@@ -16,11 +16,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
-    BATCH_ROWS_MAX, Change, ChangesQuery, DurableStateStore, FeedSettings, Manifest,
-    PAGE_BYTES_MAX, PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange,
-    SqliteStore, StateChange, StoreError, StoreSettings, StoredState, Tags, TimestampOffset, Write,
-    WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
-    current_persistence_ids,
+    BATCH_ROWS_MAX, ChangesQuery, DurableStateStore, FeedSettings, Manifest, PAGE_BYTES_MAX,
+    PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange, SqliteStore, StateChange,
+    StoreError, StoreSettings, StoredState, TimestampOffset, Write, WriteBatch, WriteOutcome,
+    changes_by_slices, current_changes_by_slices, current_persistence_ids,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -32,21 +31,13 @@ async fn open() -> TestResult<(TempDir, SqliteStore)> {
     Ok((directory, store))
 }
 
-fn put(id: PersistenceId, expected: Revision) -> TestResult<Write> {
-    Ok(Write {
-        persistence_id: id,
-        expected,
-        expected_at: None,
-        change: Change::Put {
-            revision: expected.next().ok_or("too high")?,
-            payload: Payload {
-                serializer_id: SerializerId::JACKSON_JSON,
-                manifest: Manifest::new("State"),
-                bytes: Vec::new(),
-            },
-            tags: Tags::NONE,
-        },
-    })
+fn put(id: PersistenceId, expected: Revision) -> Write {
+    let payload = Payload {
+        serializer_id: SerializerId::JACKSON_JSON,
+        manifest: Manifest::new("State"),
+        bytes: Vec::new(),
+    };
+    Write::update(id, expected, payload)
 }
 
 /// Advances each of these entities by one, in one batch.
@@ -59,11 +50,11 @@ async fn advance(
         .into_iter()
         .map(|id| {
             let revision = model.entry(id.clone()).or_default();
-            let write = put(id, *revision)?;
+            let write = put(id, *revision);
             *revision = write.new_revision();
-            Ok(write)
+            write
         })
-        .collect::<TestResult<_>>()?;
+        .collect();
     let outcomes = store.write(&WriteBatch::new(writes)?).await;
     let applied = |outcome: &WriteOutcome| matches!(outcome, WriteOutcome::Applied(_));
     assert!(outcomes.iter().all(applied), "{outcomes:?}");

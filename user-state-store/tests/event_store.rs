@@ -14,7 +14,7 @@ use cqrs_es::{AggregateContext, AggregateError, CqrsFramework, EventEnvelope, Ev
 use tempfile::TempDir;
 use user_state_domain::{ProductId, UserCommand, UserError, UserEvent, UserState};
 use user_state_store::{
-    Change, DurableStateEventStore, DurableStateStore, Fence, Manifest, NoEventHistory, Payload,
+    DurableStateEventStore, DurableStateStore, Fence, Manifest, NoEventHistory, Payload,
     PersistenceId, Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue,
     Tags, UserStateMapping, Write, WriteBatch, WriteOutcome, Writers,
 };
@@ -109,10 +109,7 @@ async fn each_commit_is_one_revision_and_its_events_carry_it() -> TestResult {
     let told = told.0.lock().unwrap().clone();
     let sequences: Vec<usize> = told.iter().map(|(_, sequence, _)| *sequence).collect();
     assert_eq!(sequences, [1, 2, 3]);
-    let row = store
-        .load(&[PersistenceId::unique(USER)?])
-        .await?
-        .remove(0)?;
+    let row = store.load_one(&PersistenceId::unique(USER)?).await?;
     assert_eq!(row.map(|row| row.tags), Some(Tags::one("user-state")));
     Ok(())
 }
@@ -183,12 +180,7 @@ async fn a_commit_on_a_row_that_was_removed_and_made_again_conflicts() -> TestRe
     let framework = framework(&store);
     framework.execute(USER, view("old", 1)).await?;
     let stale = event_store.load_aggregate(USER).await?;
-    let erase = Write {
-        persistence_id: PersistenceId::unique(USER)?,
-        expected: Revision::FIRST,
-        expected_at: None,
-        change: Change::Erase,
-    };
+    let erase = Write::erase(PersistenceId::unique(USER)?, Revision::FIRST);
     let outcomes = store.write(&WriteBatch::new(vec![erase])?).await;
     assert_eq!(outcomes, [WriteOutcome::Applied(None)]);
     framework.execute(USER, view("new", 2)).await?;
@@ -318,16 +310,7 @@ async fn a_row_that_cannot_be_read_is_told_and_left_as_it_is() -> TestResult {
         manifest: Manifest::new("com.example.persistdurable.model.UserState"),
         bytes: b"a secret, not a state".to_vec(),
     };
-    let write = Write {
-        persistence_id: persistence_id.clone(),
-        expected: Revision::NONE,
-        expected_at: None,
-        change: Change::Put {
-            revision: Revision::FIRST,
-            payload: payload.clone(),
-            tags: Tags::NONE,
-        },
-    };
+    let write = Write::create(persistence_id.clone(), payload.clone());
     store.write(&WriteBatch::new(vec![write])?).await;
     let command = UserCommand::Login { at: at(1) };
     let error = framework(&store)
@@ -344,7 +327,7 @@ async fn a_row_that_cannot_be_read_is_told_and_left_as_it_is() -> TestResult {
         "{error:?}"
     );
     assert!(!format!("{error} {error:?}").contains("secret"));
-    let row = store.load(&[persistence_id]).await?.remove(0)?;
+    let row = store.load_one(&persistence_id).await?;
     assert_eq!(row.map(|row| row.value), Some(StoredValue::State(payload)));
     Ok(())
 }
@@ -356,12 +339,7 @@ async fn a_deleted_state_loads_as_the_default_one_at_its_revision() -> TestResul
     framework
         .execute(USER, UserCommand::Login { at: at(1) })
         .await?;
-    let mark = Write {
-        persistence_id: PersistenceId::unique(USER)?,
-        expected: Revision::FIRST,
-        expected_at: None,
-        change: Change::Mark,
-    };
+    let mark = Write::mark(PersistenceId::unique(USER)?, Revision::FIRST);
     let outcomes = store.write(&WriteBatch::new(vec![mark])?).await;
     assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
     assert_eq!(loaded(&store).await?, (2, UserState::default()));

@@ -19,7 +19,7 @@ use user_state_domain::UserState;
 use user_state_store::{
     Cause, Change, ConnectOptions, DurableStateStore as _, EncodeError, OpenError, Payload,
     PayloadColumn, PersistenceId, PostgresStore, Resolution, SerializerId, StateMapping as _,
-    StoreError, StoredValue, Tags, UnknownOutcome, UnresolvedWrite, UserStateMapping, Write,
+    StoreError, StoredValue, UnknownOutcome, UnresolvedWrite, UserStateMapping, Write,
     WriteOutcome, Writers,
 };
 
@@ -215,14 +215,8 @@ async fn a_compressing_mapping_is_told_so_by_the_write_of_the_large_state_alone(
     let mut large = small.clone();
     // What a mapping makes of a state beyond 32 KiB: gzip.
     large.bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
-    let write_of = |id: &str, payload: Payload| Write {
-        change: Change::Put {
-            revision: user_state_store::Revision::FIRST,
-            payload,
-            tags: Tags::NONE,
-        },
-        ..put(id, 0, 1, b"")
-    };
+    let write_of =
+        |id: &str, payload: Payload| Write::create(PersistenceId::unique(id).unwrap(), payload);
     let outcomes = write(
         &store,
         vec![write_of("mall-large", large), write_of("mall-user", small)],

@@ -10,8 +10,8 @@ use std::error::Error;
 use tempfile::TempDir;
 use user_state_store::{
     Cause, Change, DurableStateStore, Fence, Manifest, Payload, PersistenceId, Resolution,
-    Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue, Tags,
-    UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers, resolve,
+    Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue, UnresolvedWrite,
+    Write, WriteBatch, WriteOutcome, Writers, resolve,
 };
 
 #[path = "lossy/store.rs"]
@@ -29,27 +29,18 @@ async fn open() -> TestResult<(TempDir, LossyStore)> {
 }
 
 fn put(id: &str, expected: i64, text: &str) -> TestResult<Write> {
+    let payload = Payload {
+        serializer_id: SerializerId::JACKSON_JSON,
+        manifest: Manifest::new("Text"),
+        bytes: text.into(),
+    };
     let expected = Revision::new(expected).ok_or("negative")?;
-    Ok(Write {
-        persistence_id: PersistenceId::unique(id)?,
-        expected,
-        expected_at: None,
-        change: Change::Put {
-            revision: expected.next().ok_or("too high")?,
-            payload: Payload {
-                serializer_id: SerializerId::JACKSON_JSON,
-                manifest: Manifest::new("Text"),
-                bytes: text.into(),
-            },
-            tags: Tags::NONE,
-        },
-    })
+    Ok(Write::update(PersistenceId::unique(id)?, expected, payload))
 }
 
 fn with_change(id: &str, expected: i64, change: Change) -> TestResult<Write> {
-    let mut write = put(id, expected, "")?;
-    write.change = change;
-    Ok(write)
+    let expected = Revision::new(expected).ok_or("negative")?;
+    Ok(Write::new(PersistenceId::unique(id)?, expected, change))
 }
 
 async fn apply(store: &LossyStore, write: Write) -> TestResult {
@@ -86,7 +77,7 @@ async fn lose_one(store: &LossyStore, fault: Fault, write: Write) -> TestResult<
 }
 
 async fn text(store: &LossyStore, id: &str) -> TestResult<Option<(i64, String)>> {
-    let row = store.load(&[PersistenceId::unique(id)?]).await?.remove(0)?;
+    let row = store.load_one(&PersistenceId::unique(id)?).await?;
     row.map(|row| match row.value {
         StoredValue::State(payload) => Ok((row.revision.get(), String::from_utf8(payload.bytes)?)),
         StoredValue::Deleted => Ok((row.revision.get(), "deleted".to_owned())),
@@ -105,7 +96,7 @@ async fn as_found(store: &LossyStore, id: &str, writers: Writers) -> TestResult<
 
 /// Applied, with the time of the row that is stored now.
 async fn applied(store: &LossyStore, id: &str) -> TestResult<Resolution> {
-    let row = store.load(&[PersistenceId::unique(id)?]).await?.remove(0)?;
+    let row = store.load_one(&PersistenceId::unique(id)?).await?;
     Ok(Resolution::Applied(row.map(|row| row.db_timestamp)))
 }
 
@@ -195,12 +186,9 @@ async fn a_row_that_was_made_again_at_the_expected_revision_leaves_the_write_unk
         for change in [put("user", 1, "ours")?.change, Change::Mark, Change::Erase] {
             let (_directory, store) = open().await?;
             apply(&store, put("user", 0, "old")?).await?;
-            let user = PersistenceId::unique("user")?;
-            let known = store.load(&[user]).await?.remove(0)?;
-            let write = Write {
-                expected_at: known.map(|row| row.db_timestamp),
-                ..with_change("user", 1, change)?
-            };
+            let known = store.load_one(&PersistenceId::unique("user")?).await?;
+            let write =
+                with_change("user", 1, change)?.expected_at(known.map(|row| row.db_timestamp));
             let mut lost = lose_one(&store, fault, write).await?;
             if let Some((revision, _)) = text(&store, "user").await? {
                 apply(&store, with_change("user", revision, Change::Erase)?).await?;

@@ -15,10 +15,9 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
-    Access, Cause, Change, ConnectOptions as StoreOptions, DecodeError, DurableStateStore,
+    Access, Cause, ConnectOptions as StoreOptions, DecodeError, DurableStateStore, LoadedRow,
     Manifest, OpenError, Payload, PayloadColumn, PersistenceId, Revision, SerializerId,
-    SqliteStore, StoreError, StoreSettings, StoredState, Tags, Write, WriteBatch, WriteOutcome,
-    connect,
+    SqliteStore, StoreError, StoreSettings, Write, WriteBatch, WriteOutcome, connect,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;
@@ -65,21 +64,13 @@ fn files(directory: &TempDir) -> TestResult<Vec<String>> {
 }
 
 fn put(id: &str, expected: i64, bytes: Vec<u8>) -> TestResult<Write> {
+    let payload = Payload {
+        serializer_id: SerializerId::JACKSON_JSON,
+        manifest: Manifest::new("State"),
+        bytes,
+    };
     let expected = Revision::new(expected).ok_or("negative")?;
-    Ok(Write {
-        persistence_id: PersistenceId::unique(id)?,
-        expected,
-        expected_at: None,
-        change: Change::Put {
-            revision: expected.next().ok_or("too high")?,
-            payload: Payload {
-                serializer_id: SerializerId::JACKSON_JSON,
-                manifest: Manifest::new("State"),
-                bytes,
-            },
-            tags: Tags::NONE,
-        },
-    })
+    Ok(Write::update(PersistenceId::unique(id)?, expected, payload))
 }
 
 async fn write(store: &SqliteStore, writes: Vec<Write>) -> TestResult<Vec<WriteOutcome>> {
@@ -94,16 +85,13 @@ async fn create(store: &SqliteStore, ids: &[&str]) -> TestResult {
     Ok(())
 }
 
-async fn load(
-    store: &SqliteStore,
-    ids: &[&str],
-) -> TestResult<Vec<Result<Option<StoredState>, StoreError>>> {
+async fn load(store: &SqliteStore, ids: &[&str]) -> TestResult<Vec<LoadedRow>> {
     let ids = ids.iter().copied().map(PersistenceId::unique);
     Ok(store.load(&ids.collect::<Result<Vec<_>, _>>()?).await?)
 }
 
 async fn is_stored(store: &SqliteStore, id: &str) -> TestResult<bool> {
-    Ok(load(store, &[id]).await?.remove(0)?.is_some())
+    Ok(store.load_one(&PersistenceId::unique(id)?).await?.is_some())
 }
 
 #[tokio::test]
@@ -511,7 +499,7 @@ async fn a_table_that_goes_away_is_told_as_a_wrong_set_up() -> TestResult {
         .execute("DROP TABLE durable_state")
         .await?;
     let outcomes = write(&store, vec![put("user", 0, Vec::new())?]).await?;
-    let loaded = store.load(&[PersistenceId::unique("user")?]).await;
+    let loaded = store.load_one(&PersistenceId::unique("user")?).await;
     assert!(
         matches!(
             outcomes[..],
@@ -1020,7 +1008,7 @@ async fn a_damaged_page_harms_only_the_rows_in_it() -> TestResult {
             other => return Err(format!("{number}: {other:?}").into()),
         }
     }
-    let alone = load(&store, &["id-39"]).await?.remove(0);
+    let alone = store.load_one(&PersistenceId::unique("id-39")?).await;
     assert!(
         matches!(alone, Err(StoreError::Unreadable { .. })),
         "{alone:?}"
@@ -1092,7 +1080,8 @@ async fn a_trigger_that_refuses_a_row_harms_no_other_however_it_does_that() -> T
                 let refuses = ["id-007", "id-070"].contains(name);
                 assert_eq!(is_refused, refuses, "{raise} {when} {name}: {outcome:?}");
                 assert_eq!(is_applied, !refuses, "{raise} {when} {name}: {outcome:?}");
-                let row = load(&store, &[name]).await?.remove(0)?.ok_or("no row")?;
+                let id = PersistenceId::unique(name)?;
+                let row = store.load_one(&id).await?.ok_or("no row")?;
                 let expected = if refuses { 1 } else { 2 };
                 assert_eq!(row.revision.get(), expected, "{raise} {when} {name}");
             }

@@ -16,7 +16,7 @@ use futures_util::{Stream, StreamExt as _};
 use support::{Database, Outcome};
 use tokio::time::timeout;
 use user_state_store::{
-    Change, DecodeError, DurableStateStore, EncodeError, FeedSettings, Payload, PersistenceId,
+    DecodeError, DurableStateStore, EncodeError, FeedSettings, Payload, PersistenceId,
     PrimitiveMapping, Revision, SliceRange, SqliteStore, StateChange, StateMapping, StoreError,
     StoreSettings, Tags, TimestampOffset, TypedChange, TypedValue, UnreadableChange, Write,
     WriteBatch, WriteOutcome, changes_by_slices, connect, current_changes_by_slices, typed_changes,
@@ -60,13 +60,7 @@ fn id(name: &str) -> Result<PersistenceId, Box<dyn Error>> {
     Ok(PersistenceId::of("Count", name)?)
 }
 
-async fn write(store: &Store, name: &str, expected: i64, change: Change) -> Outcome {
-    let write = Write {
-        persistence_id: id(name)?,
-        expected: Revision::new(expected).ok_or("a revision")?,
-        expected_at: None,
-        change,
-    };
+async fn write(store: &Store, write: Write) -> Outcome {
     let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Applied(_)]),
@@ -76,12 +70,9 @@ async fn write(store: &Store, name: &str, expected: i64, change: Change) -> Outc
 }
 
 async fn put(store: &Store, name: &str, count: i64) -> Outcome {
-    let change = Change::Put {
-        revision: Revision::FIRST,
-        payload: Counts::shared().encode(&id(name)?, &count)?,
-        tags: Tags::one("count"),
-    };
-    write(store, name, 0, change).await
+    let payload = Counts::shared().encode(&id(name)?, &count)?;
+    let create = Write::create(id(name)?, payload);
+    write(store, create.tags(Tags::one("count"))).await
 }
 
 /// A state, one that cannot be read, one that panics, a state, and a deletion.
@@ -91,7 +82,7 @@ async fn write_all(store: &Store) -> Outcome {
     put(store, "panics", 14).await?;
     put(store, "b", 2).await?;
     put(store, "deleted", 3).await?;
-    write(store, "deleted", 1, Change::Mark).await
+    write(store, Write::mark(id("deleted")?, Revision::FIRST)).await
 }
 
 fn changes(

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use throwaway_postgres::TestDatabase;
 use user_state_store::{
-    Change, ConnectOptions, Manifest, Payload, PersistenceId, Revision, SerializerId, StoredValue,
-    Tags, Write, WriteBatch, WriteOutcome,
+    ConnectOptions, Manifest, Payload, PersistenceId, Revision, SerializerId, StoredValue, Tags,
+    Write, WriteBatch, WriteOutcome,
 };
 
 use crate::TestResult;
@@ -41,19 +41,11 @@ async fn inspect_shows_what_is_stored_and_tells_by_its_status_whether_that_is_re
     create(&place, "unknown-1", unknown).await?;
     create(&place, "garbage-1", jackson("{")).await?;
     create(&place, "gone-1", jackson("{}")).await?;
-    let mark = Write {
-        persistence_id: PersistenceId::unique("gone-1")?,
-        expected: Revision::FIRST,
-        expected_at: None,
-        change: Change::Mark,
-    };
+    let gone = PersistenceId::unique("gone-1")?;
+    let mark = Write::mark(gone.clone(), Revision::FIRST);
     let store = place.store().await?;
     store.write(&WriteBatch::new(vec![mark])?).await;
-    let stored = store
-        .load(&[PersistenceId::unique("gone-1")?])
-        .await?
-        .remove(0)?
-        .unwrap();
+    let stored = store.load_one(&gone).await?.unwrap();
     assert_eq!(stored.value, StoredValue::Deleted);
     store.close().await;
     let files = place.files()?;
@@ -150,16 +142,7 @@ async fn two_rows_of_one_id_are_shown_with_status_1() -> TestResult {
 /// Creates a row.
 async fn create(place: &Place, id: &str, payload: Payload) -> TestResult {
     let store = place.store().await?;
-    let write = Write {
-        persistence_id: PersistenceId::unique(id)?,
-        expected: Revision::NONE,
-        expected_at: None,
-        change: Change::Put {
-            revision: Revision::FIRST,
-            payload,
-            tags: Tags::new(["one", "two"]),
-        },
-    };
+    let write = Write::create(PersistenceId::unique(id)?, payload).tags(Tags::new(["one", "two"]));
     let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
     assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
     store.close().await;

@@ -7,6 +7,8 @@
 mod child;
 mod compose;
 mod inspect;
+#[path = "../../../loadtest/examples/loadtest/limit.rs"]
+mod limit;
 mod loadtest;
 mod replay;
 mod usage;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use user_state_domain::{UserCommand, UserState};
-use user_state_runtime::{EntityRef, ExecuteError, Runtime};
+use user_state_runtime::{EntityRef, ExecuteError, RequestError, Runtime};
 use user_state_store::{EncodeError, PayloadColumn, PersistenceId, StoreError};
 
 use crate::TestResult;
@@ -107,10 +107,10 @@ async fn read_and_continue(line: &Line, user: EntityRef<UserState>) -> TestResul
         assert!(
             matches!(
                 &refused,
-                ExecuteError::Refused(StoreError::Unencodable {
+                ExecuteError::Failed(RequestError::Refused(StoreError::Unencodable {
                     reason: EncodeError::ForeignPersistenceId { .. },
                     ..
-                })
+                }))
             ),
             "{refused:?}"
         );

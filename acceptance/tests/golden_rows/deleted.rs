@@ -286,11 +286,7 @@ async fn assert_as_pekko_left_it(table: &Table, id: &str, line: &Line) -> TestRe
 /// What we read is what a reader on Pekko's side saw; of two rows Pekko takes either, and we say so.
 async fn assert_read_as(table: &Table, id: &str, line: &Line, sees: &Seen) -> TestResult {
     let case = &line.case;
-    let row = table
-        .store
-        .load(&[PersistenceId::unique(id)?])
-        .await?
-        .remove(0);
+    let row = table.store.load_one(&PersistenceId::unique(id)?).await;
     if !line.other_rows.is_empty() {
         assert!(
             matches!(row, Err(user_state_store::StoreError::DuplicateRows { .. })),

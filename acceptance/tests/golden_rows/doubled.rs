@@ -61,7 +61,7 @@ async fn two_rows_of_an_id_are_an_error_that_names_both_and_neither_is_touched()
         let at = "2026-01-01T00:00:00Z".parse()?;
         let executed = entity.execute(UserCommand::Login { at }).await;
         assert!(
-            matches!(&executed, Err(ExecuteError::Unreadable(error)) if *error == expected),
+            matches!(&executed, Err(ExecuteError::Failed(RequestError::Unreadable(error))) if *error == expected),
             "{executed:?}"
         );
     }

@@ -134,12 +134,11 @@ impl Table {
 
 /// A write of this id at this revision.
 pub(crate) fn write_of(id: &str, expected: i64, change: Change) -> Write {
-    Write {
-        persistence_id: PersistenceId::unique(id).unwrap(),
-        expected: revision(expected),
-        expected_at: None,
+    Write::new(
+        PersistenceId::unique(id).unwrap(),
+        revision(expected),
         change,
-    }
+    )
 }
 
 /// A revision.

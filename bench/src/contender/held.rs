@@ -16,7 +16,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use user_state_store::{
-    Change, DurableStateStore, Revision, Settled, Tags, Write, WriteBatch, WriteOutcome,
+    DurableStateStore, Revision, Settled, Tags, Write, WriteBatch, WriteOutcome,
 };
 
 use crate::case::{Case, HELD_CONTENDER, Kind};
@@ -217,16 +217,9 @@ impl Lane {
     fn write(&self, user: usize) -> Result<Write, Reason> {
         let (row, revision) = self.table.row(user)?;
         let expected = Revision::new(revision.load(Ordering::Relaxed)).ok_or("negative")?;
-        Ok(Write {
-            persistence_id: row.persistence_id.clone(),
-            expected,
-            expected_at: None,
-            change: Change::Put {
-                revision: expected.next().ok_or("too many revisions")?,
-                payload: row.payload.clone(),
-                tags: Tags::new(row.tags.iter().map(String::as_str)),
-            },
-        })
+        let id = row.persistence_id.clone();
+        Ok(Write::update(id, expected, row.payload.clone())
+            .tags(Tags::new(row.tags.iter().map(String::as_str))))
     }
 }
 

@@ -7,14 +7,16 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::case::{Case, Kind};
+use crate::case::{Case, Embedded, Kind};
 use crate::contender::{Contender, World, database_of};
 use crate::exit::Failure;
 use crate::load::callers;
-use crate::load::{Measured, Target, Timing, now, open_loop, recovery};
+use crate::load::recovery::{self, Once};
+use crate::load::{Measured, Target, Timing, Written, fixed_rate, now, open_loop};
 use crate::peer::{Peer, Request, Task};
 use crate::population::Tables;
 use crate::sample;
+use crate::statistics::float_of;
 
 /// How many callers find out what a system can do at most, before it is asked for a part of that.
 const CAPACITY_CALLERS: usize = 1_000;
@@ -75,7 +77,14 @@ pub(super) async fn start_up<S: System>(
 /// A system with its callers.
 pub(crate) struct Callers<S: System> {
     system: S,
-    kept: Option<(usize, Arc<S::Target>)>,
+    kept: Option<Kept<S::Target>>,
+}
+
+/// A system that is open, and where its users are.
+struct Kept<T> {
+    population: usize,
+    url: String,
+    target: Arc<T>,
 }
 
 impl<S: System> Callers<S> {
@@ -85,17 +94,22 @@ impl<S: System> Callers<S> {
 
     /// The system with all its users in memory, where it keeps them there.
     async fn live(&mut self, case: &Case, url: &str) -> Result<Arc<S::Target>, Failure> {
-        if let Some((users, target)) = &self.kept
-            && *users == case.population
+        if let Some(kept) = &self.kept
+            && kept.population == case.population
+            && kept.url == url
         {
-            return Ok(Arc::clone(target));
+            return Ok(Arc::clone(&kept.target));
         }
         self.rest().await;
         let target = Arc::new(self.system.open(url, case.population).await?);
         if self.system.keeps_users() {
             recovery::bring_to_life(&target, 0..case.population).await?;
         }
-        self.kept = Some((case.population, Arc::clone(&target)));
+        self.kept = Some(Kept {
+            population: case.population,
+            url: url.to_owned(),
+            target: Arc::clone(&target),
+        });
         Ok(target)
     }
 
@@ -120,10 +134,77 @@ impl<S: System> Callers<S> {
         fastrand::shuffle(&mut users);
         let cold = users.split_off(recovery::WARM_UP_USERS.min(users.len() / 10));
         recovery::bring_to_life(&target, users).await?;
-        let measured =
-            recovery::measure(&target, cold.into(), case.callers, timing.measured).await?;
+        let measured = recovery::measure(
+            &target,
+            Once::Read,
+            cold.into(),
+            case.callers,
+            timing.measured,
+        );
+        let measured = measured.await?;
         target.close().await;
         Ok(measured)
+    }
+
+    async fn sqlite(
+        &mut self,
+        case: &Case,
+        embedded: Embedded,
+        world: &mut World,
+    ) -> Result<Measured, Failure> {
+        let (name, timing) = (self.system.name(), world.timing);
+        if embedded != Embedded::Write {
+            // Two of them on one file would take turns at its rows.
+            self.rest().await;
+        }
+        let path = match embedded {
+            Embedded::Create => world.files.fresh(name, case.population).await?,
+            Embedded::Write | Embedded::Recover => {
+                world.files.settled(name, case.population).await?
+            }
+        };
+        let url = format!("sqlite:{}", path.display());
+        let (measured, written) = match embedded {
+            Embedded::Recover => return self.recover(case, &url, timing).await,
+            Embedded::Create => self.create(case, &url, timing).await?,
+            Embedded::Write => {
+                let target = self.live(case, &url).await?;
+                let before = target.written();
+                let requests = world.requests(case);
+                let measured = callers::measure(&target, &requests, case.callers, timing).await?;
+                (measured, target.written().since(before))
+            }
+        };
+        let rows = written.rows_per_batch();
+        world.rows_per_transaction.insert(case.work, rows);
+        Ok(measured.with("rows_per_transaction", float_of(rows)))
+    }
+
+    /// Users who have no row, in memory already, get their first command.
+    async fn create(
+        &self,
+        case: &Case,
+        url: &str,
+        timing: Timing,
+    ) -> Result<(Measured, Written), Failure> {
+        let newcomers = case.population..case.population + case.users;
+        let target = Arc::new(self.system.open(url, newcomers.end).await?);
+        let mut users: Vec<usize> = newcomers.collect();
+        fastrand::shuffle(&mut users);
+        if self.system.keeps_users() {
+            recovery::bring_to_life(&target, users.iter().copied()).await?;
+        }
+        let measured = recovery::measure(
+            &target,
+            Once::Write,
+            users.into(),
+            case.callers,
+            timing.measured,
+        );
+        let measured = measured.await?;
+        let written = target.written();
+        target.close().await;
+        Ok((measured, written))
     }
 
     /// What it can do at most, and then how long answers take at a part of that.
@@ -178,7 +259,7 @@ impl<S: System> Contender for Callers<S> {
     async fn measure(&mut self, case: &Case, world: &mut World) -> Result<Measured, Failure> {
         let timing = world.timing;
         let url = match case.kind {
-            Kind::Memory | Kind::Passivate => String::new(),
+            Kind::Memory | Kind::Passivate | Kind::Sqlite(_) => String::new(),
             _ => self.url(case, world).await?,
         };
         match case.kind {
@@ -197,6 +278,12 @@ impl<S: System> Contender for Callers<S> {
                 let rows = self.system.feed(&url).await?;
                 Ok(Measured::of_rows(rows, start.elapsed()))
             }
+            Kind::ReadRate { per_second } => {
+                let target = self.live(case, &url).await?;
+                let users = world.requests(case).users;
+                fixed_rate::measure(&target, users, per_second, timing).await
+            }
+            Kind::Sqlite(embedded) => self.sqlite(case, embedded, world).await,
             Kind::Latency { percent } => self.latency(case, &url, percent, world).await,
             Kind::Write | Kind::Mix | Kind::Read | Kind::Held { .. } => {
                 let target = self.live(case, &url).await?;
@@ -206,8 +293,8 @@ impl<S: System> Contender for Callers<S> {
     }
 
     async fn rest(&mut self) {
-        if let Some((_, target)) = self.kept.take() {
-            target.close().await;
+        if let Some(kept) = self.kept.take() {
+            kept.target.close().await;
         }
     }
 }

@@ -87,6 +87,7 @@ impl System for PostgresEs {
     fn not_run(&self, case: &Case) -> Option<String> {
         match case.kind {
             Kind::Passivate | Kind::Memory => Some("it keeps no users in memory".to_owned()),
+            Kind::ReadRate { .. } => Some("it reads the database for each answer".to_owned()),
             Kind::Feed => Some("it has no feed of states".to_owned()),
             _ if case.population > USERS_MAX => {
                 Some("the events of so many users take too long to prepare".to_owned())

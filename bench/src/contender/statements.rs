@@ -80,6 +80,42 @@ SELECT revision, state_ser_id, state_ser_manifest, state_payload, db_timestamp, 
 FROM durable_state
 WHERE persistence_id = $1";
 
+/// As `UPDATE` of the store on SQLite.
+pub(super) const SQLITE_UPDATE: &str = "\
+UPDATE durable_state
+SET revision = ?, state_ser_id = ?, state_ser_manifest = ?, state_payload = ?, tags = ?,
+    -- Strictly increasing per id, also when the clock stands still or goes back.
+    db_timestamp = max(?, db_timestamp + 1)
+WHERE persistence_id = ?
+  AND revision = ?
+  -- A row that was removed and made again counts from 1 again; its time tells it apart.
+  AND db_timestamp = coalesce(?, db_timestamp)
+RETURNING db_timestamp;";
+
+/// As `CREATE` of the store on SQLite.
+pub(super) const SQLITE_CREATE: &str = "\
+INSERT INTO durable_state (slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id,
+    state_ser_manifest, state_payload, tags)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
+WHERE NOT EXISTS (SELECT 1 FROM durable_state WHERE persistence_id = ?)
+RETURNING db_timestamp;";
+
+/// All that the store reads of a row on SQLite.
+pub(super) const SQLITE_SELECT: &str = "\
+SELECT slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id, state_ser_manifest,
+    state_payload, tags
+FROM durable_state
+WHERE persistence_id = ?";
+
+/// As `LOG_PAGES` of the store on SQLite.
+pub(super) const SQLITE_LOG_PAGES: &str = "20000";
+
+/// As `LOG_BYTES`.
+pub(super) const SQLITE_LOG_BYTES: &str = "88000000";
+
+/// As `CACHE_KIB`.
+pub(super) const SQLITE_CACHE_KIB: &str = "-65536";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +148,25 @@ mod tests {
                     "the store has another statement now; copy it:\n{part}"
                 );
             }
+        }
+    }
+    #[test]
+    fn the_statements_and_settings_of_files_are_those_of_the_store() {
+        let apply = include_str!("../../../user-state-store/src/sqlite/durable_state/apply.rs");
+        for statement in [SQLITE_UPDATE, SQLITE_CREATE] {
+            assert!(
+                apply.contains(statement),
+                "the store has another statement now; copy it:\n{statement}"
+            );
+        }
+        let connection = include_str!("../../../user-state-store/src/sqlite/connection.rs");
+        for (name, value) in [
+            ("LOG_PAGES", SQLITE_LOG_PAGES),
+            ("LOG_BYTES", SQLITE_LOG_BYTES),
+            ("CACHE_KIB", SQLITE_CACHE_KIB),
+        ] {
+            let constant = format!("const {name}: &str = \"{value}\";");
+            assert!(connection.contains(&constant), "{name}");
         }
     }
 }

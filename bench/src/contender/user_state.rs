@@ -10,7 +10,7 @@ use user_state_store::{DurableStateStore, SliceRange, TimestampOffset, current_c
 use crate::case::{Case, Kind};
 use crate::contender::{System, live};
 use crate::exit::{Failure, with_causes};
-use crate::load::{Measured, Reason, Target};
+use crate::load::{Measured, Reason, Target, Written};
 use crate::open;
 use crate::peer::{Request, Task};
 use crate::population::Tables;
@@ -55,8 +55,10 @@ impl System for UserStates {
             | Kind::Passivate
             | Kind::Memory
             | Kind::Latency { .. }
+            | Kind::ReadRate { .. }
             | Kind::StartUp
-            | Kind::Feed => None,
+            | Kind::Feed
+            | Kind::Sqlite(_) => None,
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),
         }
     }
@@ -116,9 +118,9 @@ impl Target for Live {
         answer.map(drop).map_err(|error| match error {
             ExecuteError::Rejected(_) => "rejected",
             ExecuteError::Overloaded(_) => "overloaded",
-            ExecuteError::Conflict => "conflict",
-            ExecuteError::Unavailable(_) => "unavailable",
-            ExecuteError::Unknown => "outcome unknown",
+            ExecuteError::Failed(RequestError::Conflict) => "conflict",
+            ExecuteError::Failed(RequestError::Unavailable(_)) => "unavailable",
+            ExecuteError::Failed(RequestError::Unknown) => "outcome unknown",
             _ => "another error",
         })
     }
@@ -130,6 +132,14 @@ impl Target for Live {
             RequestError::Unavailable(_) => "unavailable",
             _ => "another error",
         })
+    }
+
+    fn written(&self) -> Written {
+        let stats = self.runtime.stats();
+        Written {
+            rows: stats.persisted,
+            batches: stats.batches,
+        }
     }
 
     async fn close(&self) {

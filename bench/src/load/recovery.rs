@@ -1,19 +1,30 @@
-//! Cold users come to life: each is asked for once.
+//! Each of many users is asked for once: cold users come to life, new ones get their first row.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use fastrand::Rng;
 use futures_util::{StreamExt as _, stream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::exit::Failure;
-use crate::load::{Measured, Target};
+use crate::load::{self, Measured, Target};
+use crate::sample;
 use crate::tally::Tally;
 
 /// How many reads are on their way while users are brought to life untimed.
 const READS_ON_THEIR_WAY_MAX: usize = 4_096;
+
+/// What each user is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Once {
+    /// The state.
+    Read,
+    /// A random command.
+    Write,
+}
 
 /// How many users warm up connections and statements, untimed.
 pub(crate) const WARM_UP_USERS: usize = 2_000;
@@ -35,6 +46,7 @@ pub(crate) async fn bring_to_life<T: Target>(
 /// Lets so many callers ask for each of these users once, or for as many as there is time for.
 pub(crate) async fn measure<T: Target>(
     target: &Arc<T>,
+    once: Once,
     users: Arc<[usize]>,
     callers: usize,
     at_most: Duration,
@@ -48,11 +60,18 @@ pub(crate) async fn measure<T: Target>(
         let (target, users, next) = (Arc::clone(target), Arc::clone(&users), Arc::clone(&next));
         let tally = Arc::clone(&tally);
         tasks.spawn(async move {
+            let mut random = Rng::new();
             let mut sent = Instant::now();
             while sent < end
                 && let Some(user) = users.get(next.fetch_add(1, Ordering::Relaxed))
             {
-                let answer = target.read(*user).await;
+                let answer = match once {
+                    Once::Read => target.read(*user).await,
+                    Once::Write => {
+                        let command = sample::command(&mut random, load::now());
+                        target.write(*user, command).await
+                    }
+                };
                 let now = Instant::now();
                 match answer {
                     Ok(()) => tally.answered(now - sent),

@@ -3,16 +3,20 @@
 use crate::report::Row;
 
 /// What ratios are of.
-const REFERENCES: [&str; 2] = ["raw-row", "raw-batch"];
+const REFERENCES: [&str; 3] = ["raw-row", "raw-batch", "raw-sqlite"];
 
-const HEADINGS: [&str; 8] = [
+const COLUMNS: usize = 10;
+
+const HEADINGS: [&str; COLUMNS] = [
     "contender",
     "per second",
     "spread",
     "x raw-row",
     "x raw-batch",
+    "x raw-sqlite",
     "p50",
     "p99",
+    "p99.9",
     "errors",
 ];
 
@@ -29,9 +33,9 @@ pub(crate) fn text(rows: &[Row]) -> String {
             } = first;
             text.extend([format!("\n{work}: {users} users, {callers} callers\n")]);
         }
-        let lines: Vec<[String; 8]> = block.iter().map(|row| line(row, block)).collect();
+        let lines: Vec<[String; COLUMNS]> = block.iter().map(|row| line(row, block)).collect();
         let headings = HEADINGS.map(str::to_owned);
-        let widths: [usize; 8] = std::array::from_fn(|column| {
+        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
             let cells = lines.iter().chain([&headings]);
             let widths = cells.filter_map(|cells| cells.get(column)).map(String::len);
             widths.max().unwrap_or_default()
@@ -44,8 +48,8 @@ pub(crate) fn text(rows: &[Row]) -> String {
     text
 }
 
-fn line(row: &Row, block: &[Row]) -> [String; 8] {
-    let [to_row, to_batch] = REFERENCES.map(|reference| {
+fn line(row: &Row, block: &[Row]) -> [String; COLUMNS] {
+    let [to_row, to_batch, to_sqlite] = REFERENCES.map(|reference| {
         let ratio = row.ratio_to(reference, block);
         ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
     });
@@ -56,8 +60,10 @@ fn line(row: &Row, block: &[Row]) -> [String; 8] {
             .map_or_else(String::new, |spread| format!("{:.0} %", spread * 100.0)),
         to_row,
         to_batch,
+        to_sqlite,
         row.p50_us.map_or_else(String::new, time),
         row.p99_us.map_or_else(String::new, time),
+        row.p999_us.map_or_else(String::new, time),
         if row.not_run.is_some() {
             String::new()
         } else {
@@ -83,7 +89,12 @@ fn remark(row: &Row) -> String {
 }
 
 /// The first column to the left, the others to the right, the remark behind them.
-fn write_line(text: &mut String, cells: &[String; 8], widths: &[usize; 8], remark: &str) {
+fn write_line(
+    text: &mut String,
+    cells: &[String; COLUMNS],
+    widths: &[usize; COLUMNS],
+    remark: &str,
+) {
     let mut line = String::from(" ");
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         line.extend([if column == 0 {
@@ -152,6 +163,7 @@ mod tests {
             lines[3].contains("user-state") && lines[3].contains("130,000"),
             "{text}"
         );
+        assert!(lines[3].contains("1.5 ms  20.0 ms  30.0 ms"), "{text}");
         assert!(lines[3].contains("130.00"), "{text}");
         assert!(lines[5].ends_with("not run: no plugin"), "{text}");
         assert!(lines[7].starts_with("read: "), "{text}");

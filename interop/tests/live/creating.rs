@@ -12,9 +12,7 @@ use futures_util::future::try_join_all;
 use user_state_domain::{UserKey, UserState};
 use user_state_interop::{AnyError, Case, Live, PekkoActor, Profile, State, TestResult};
 use user_state_runtime::{EntityRef, Runtime};
-use user_state_store::{
-    Change, ConnectOptions, PersistenceId, Revision, Write, WriteBatch, WriteOutcome,
-};
+use user_state_store::{ConnectOptions, PersistenceId, Revision, Write, WriteBatch, WriteOutcome};
 
 use super::history::{self, History, was_started_anew};
 use super::user::{login, restarting, second};
@@ -147,12 +145,8 @@ async fn behind_the_fallback(live: Live) -> TestResult {
 }
 
 async fn erase(live: &Live, id: &str, expected: i64) -> TestResult {
-    let erase = Write {
-        persistence_id: PersistenceId::unique(id)?,
-        expected: Revision::new(expected).ok_or("no revision")?,
-        expected_at: None,
-        change: Change::Erase,
-    };
+    let expected = Revision::new(expected).ok_or("no revision")?;
+    let erase = Write::erase(PersistenceId::unique(id)?, expected);
     let outcomes = live
         .store()
         .await?

@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use sqlx::{Executor as _, PgConnection};
 use user_state_domain::{ProductId, UserCommand, UserKey, UserState};
 use user_state_interop::{AnyError, Case, Live, PekkoActor, TestResult};
-use user_state_runtime::{EntityRef, ExecuteError};
+use user_state_runtime::{EntityRef, ExecuteError, RequestError};
 
 use super::history::{number, was_started_anew};
 use super::user::{restarting, second};
@@ -226,8 +226,8 @@ async fn we_do(user: &EntityRef<UserState>, product: String) -> Result<Outcomes,
                 outcomes.acknowledge(number(revision), product);
                 return Ok(outcomes);
             }
-            Err(ExecuteError::Conflict | ExecuteError::Unavailable(_)) => {}
-            Err(ExecuteError::Unknown) => {
+            Err(ExecuteError::Failed(RequestError::Conflict) | ExecuteError::Failed(RequestError::Unavailable(_))) => {}
+            Err(ExecuteError::Failed(RequestError::Unknown)) => {
                 outcomes.unknown.insert(product);
                 return Ok(outcomes);
             }

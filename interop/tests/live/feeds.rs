@@ -236,12 +236,7 @@ async fn deletions(live: Live) -> TestResult {
         ("mall-marked", Change::Mark),
         ("mall-erased", Change::Erase),
     ] {
-        let write = Write {
-            persistence_id: PersistenceId::unique(id)?,
-            expected: Revision::FIRST,
-            expected_at: None,
-            change,
-        };
+        let write = Write::new(PersistenceId::unique(id)?, Revision::FIRST, change);
         let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
         assert!(matches!(&*outcomes, [WriteOutcome::Applied(_)]));
     }
@@ -608,16 +603,8 @@ async fn write(store: &dyn DurableStateStore, keys: &[UserKey], revision: i64) -
     let writes = keys.iter().map(|key| {
         let persistence_id = PersistenceId::from(key);
         let payload = mapping.encode(&persistence_id, &viewing(revision))?;
-        Ok::<_, AnyError>(Write {
-            persistence_id,
-            expected: Revision::new(revision - 1).ok_or("no revision")?,
-            expected_at: None,
-            change: Change::Put {
-                revision: Revision::new(revision).ok_or("no revision")?,
-                payload,
-                tags: mapping.tags(),
-            },
-        })
+        let expected = Revision::new(revision - 1).ok_or("no revision")?;
+        Ok::<_, AnyError>(Write::update(persistence_id, expected, payload).tags(mapping.tags()))
     });
     let batch = WriteBatch::new(writes.collect::<Result<_, _>>()?)?;
     let mut times = Vec::new();

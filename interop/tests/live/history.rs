@@ -11,7 +11,7 @@ use cqrs_es::Aggregate as _;
 use fastrand::Rng;
 use user_state_domain::{ProductId, UserCommand, UserEvent, UserKey, UserState};
 use user_state_interop::{AnyError, PeerError, PekkoActor, Seen, State};
-use user_state_runtime::{EntityRef, ExecuteError, Versioned};
+use user_state_runtime::{EntityRef, ExecuteError, RequestError, Versioned};
 use user_state_store::Revision;
 
 use super::user::{RESTARTED, ask, second};
@@ -137,7 +137,7 @@ impl History {
                     self.acknowledged(number(revision), command);
                     return Ok(());
                 }
-                Err(ExecuteError::Conflict) => {}
+                Err(ExecuteError::Failed(RequestError::Conflict)) => {}
                 Err(error) => return Err(error.to_string().into()),
             }
         }

@@ -13,8 +13,8 @@ use futures_util::future::try_join_all;
 use user_state_domain::UserState;
 use user_state_interop::{AnyError, Case, Live, LocalTime, State, TestResult};
 use user_state_store::{
-    Change, DurableStateStore, PersistenceId, Revision, StateMapping, UserStateMapping, Write,
-    WriteBatch, WriteOutcome, current_persistence_ids,
+    DurableStateStore, PersistenceId, Revision, StateMapping, UserStateMapping, Write, WriteBatch,
+    WriteOutcome, current_persistence_ids,
 };
 
 use super::user::second;
@@ -111,24 +111,12 @@ fn name(random: &mut Rng, length_max: usize) -> String {
 async fn create(store: &dyn DurableStateStore, ids: &[PersistenceId]) -> TestResult {
     let mapping = UserStateMapping::default();
     let writes = ids.iter().enumerate().map(|(index, id)| {
-        let change = if index.is_multiple_of(10) {
-            Change::Mark
-        } else {
-            Change::Put {
-                revision: Revision::FIRST,
-                payload: mapping.encode(
-                    &PersistenceId::unique("mall-user")?,
-                    &UserState::emptied(second(1)),
-                )?,
-                tags: mapping.tags(),
-            }
-        };
-        Ok::<_, AnyError>(Write {
-            persistence_id: id.clone(),
-            expected: Revision::NONE,
-            expected_at: None,
-            change,
-        })
+        if index.is_multiple_of(10) {
+            return Ok(Write::mark(id.clone(), Revision::NONE));
+        }
+        let user = PersistenceId::unique("mall-user")?;
+        let payload = mapping.encode(&user, &UserState::emptied(second(1)))?;
+        Ok::<_, AnyError>(Write::create(id.clone(), payload).tags(mapping.tags()))
     });
     let batch = WriteBatch::new(writes.collect::<Result<_, _>>()?)?;
     let outcomes = store.write(&batch).await;

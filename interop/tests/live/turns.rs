@@ -107,8 +107,7 @@ impl Model {
         let loaded = pekko.load(self.id.as_str()).await?;
         assert_holds(&loaded, self.revision, &self.key, &self.state);
 
-        let mut loaded = store.load(std::slice::from_ref(&self.id)).await?;
-        let stored = loaded.pop().ok_or("no answer")??.ok_or("no row")?;
+        let stored = store.load_one(&self.id).await?.ok_or("no row")?;
         assert_eq!(stored.persistence_id, self.id);
         assert_eq!(&*stored.entity_type, self.id.entity_type());
         assert_eq!(stored.slice, self.id.slice());

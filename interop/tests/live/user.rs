@@ -7,7 +7,7 @@ use user_state_interop::{
     State,
 };
 use user_state_runtime::{EntityRef, Runtime};
-use user_state_store::{PersistenceId, StoreError, StoredState};
+use user_state_store::{LoadedRow, PersistenceId};
 
 /// The empty state of an actor that found no row, and everything that was never written.
 pub(crate) const NOTHING: u64 = 0;
@@ -123,12 +123,8 @@ impl Held {
 }
 
 /// What our store reads of an id.
-pub(crate) async fn read(
-    live: &Live,
-    id: &PersistenceId,
-) -> Result<Result<Option<StoredState>, StoreError>, AnyError> {
-    let mut loaded = live.store().await?.load(std::slice::from_ref(id)).await?;
-    Ok(loaded.pop().ok_or("the store has no answer for an id")?)
+pub(crate) async fn read(live: &Live, id: &PersistenceId) -> Result<LoadedRow, AnyError> {
+    Ok(live.store().await?.load_one(id).await)
 }
 
 /// The only row of an id.

@@ -5,6 +5,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::limit::Limit;
 
 /// How many users there are unless set.
 const USERS: usize = 10_000;
@@ -26,6 +29,10 @@ pub(crate) struct Arguments {
     /// How many users; those missing are created first [default: 10000, hot: 100]
     #[arg(long, value_name = "N")]
     users: Option<NonZeroUsize>,
+    /// How many users are in memory at most. With fewer than there are, workloads on live users measure recovery, too,
+    /// and the report says so [default: that of the runtime, raised where more users are asked for]
+    #[arg(long, value_name = "N")]
+    live_entities_max: Option<NonZeroUsize>,
     /// How many callers, each with one request at a time
     #[arg(long, value_name = "N", default_value = "64")]
     pub(crate) callers: NonZeroUsize,
@@ -38,7 +45,8 @@ pub(crate) struct Arguments {
 }
 
 /// What callers do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Workload {
     /// A random command on a random user, until it is durable
     Write,
@@ -57,6 +65,10 @@ impl Arguments {
             _ => USERS,
         };
         self.users.map_or(default, NonZeroUsize::get)
+    }
+
+    pub(crate) fn limit(&self) -> Limit {
+        Limit::of(self.live_entities_max, self.users())
     }
 
     pub(crate) fn duration(&self) -> Duration {

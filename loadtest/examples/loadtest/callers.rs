@@ -81,6 +81,7 @@ pub(crate) async fn measure(
         totals: tally.totals(),
         elapsed: arguments.duration(),
         rss_bytes: memory::resident_bytes(),
+        recovered: 0,
     })
 }
 
@@ -141,12 +142,7 @@ fn reason_of_command(error: &ExecuteError<UserState>) -> &'static str {
         ExecuteError::Rejected(_) => "rejected",
         ExecuteError::Overloaded(_) => "overloaded",
         ExecuteError::Closed(_) => "closed",
-        ExecuteError::Conflict => "conflict",
-        ExecuteError::Unavailable(_) => "unavailable",
-        ExecuteError::Unreadable(_) => "unreadable",
-        ExecuteError::Refused(_) => "refused by the database",
-        ExecuteError::Panicked => "panicked",
-        ExecuteError::Unknown => "outcome unknown",
+        ExecuteError::Failed(error) => reason(error),
         _ => "another error",
     }
 }
@@ -160,6 +156,7 @@ pub(crate) fn reason(error: &RequestError) -> &'static str {
         RequestError::Unavailable(_) => "unavailable",
         RequestError::Unreadable(_) => "unreadable",
         RequestError::Refused(_) => "refused by the database",
+        RequestError::RevisionsExhausted => "no revision left",
         RequestError::Panicked => "panicked",
         RequestError::Unknown => "outcome unknown",
         _ => "another error",

@@ -1,7 +1,7 @@
 //! Drives a runtime with closed-loop callers and measures it.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- --workload write|read|hot|recover [--store URL] [--users N] [--callers N] [--seconds S] [--json]
+//! cargo run --release --example loadtest -- --workload write|read|hot|recover [--store URL] [--users N] [--live-entities-max N] [--callers N] [--seconds S] [--json]
 //! ```
 //!
 //! | workload | what a caller does, again and again |
@@ -10,6 +10,9 @@
 //! | `hot` | the same on few users (100 unless set) |
 //! | `read` | reads the state of a random user, live already |
 //! | `recover` | reads the state of a user that is not live; when all are, a fresh runtime takes over, untimed |
+//!
+//! Users stay in memory unless `--live-entities-max` is below their number; the limit is raised where more users are asked
+//! for, which is said. The report says how often users were recovered while `write`, `hot` or `read` was measured.
 //!
 //! Missing users are created first, untimed. The first tenth of the time warms up and does not count. Without `--store`
 //! a throw-away PostgreSQL with durable settings is used.
@@ -26,6 +29,7 @@ mod arguments;
 mod callers;
 #[path = "../../../user-state/examples/shared/exit.rs"]
 mod exit;
+mod limit;
 mod memory;
 #[path = "../../../user-state/examples/shared/open.rs"]
 mod open;
@@ -56,6 +60,10 @@ async fn main() -> ExitCode {
 }
 
 async fn loadtest(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let limit = arguments.limit();
+    if limit.is_raised() {
+        eprintln!("{limit}");
+    }
     let target = Target::open(arguments.store.as_deref()).await?;
     let store = target.store();
     let ids = population::create(&store, arguments.users()).await?;
@@ -86,17 +94,24 @@ async fn steady(
     arguments: &Arguments,
     request: Request,
 ) -> Result<report::Measured, Failure> {
-    let population = Population::start(store, ids)?;
+    let population = Population::start(store, ids, arguments)?;
     callers::bring_to_life(&population.users).await?;
-    let measured = callers::measure(&population.users, request, arguments).await?;
+    let before = population.runtime.stats().recovered;
+    let mut measured = callers::measure(&population.users, request, arguments).await?;
+    measured.recovered = population.runtime.stats().recovered - before;
     population.end().await?;
     Ok(measured)
 }
 
 impl Population {
-    /// A runtime with default settings, no user live.
-    fn start(store: &Arc<dyn DurableStateStore>, ids: &[PersistenceId]) -> Result<Self, Failure> {
+    /// A runtime with default settings, but with room for its users, none of whom is live.
+    fn start(
+        store: &Arc<dyn DurableStateStore>,
+        ids: &[PersistenceId],
+        arguments: &Arguments,
+    ) -> Result<Self, Failure> {
         let runtime = Runtime::for_users(Arc::clone(store))
+            .settings(arguments.limit().settings())
             .start()
             .map_err(|error| Failure::new(1, with_causes(&error)))?;
         let users = ids.iter().map(|id| runtime.entity(id.clone())).collect();

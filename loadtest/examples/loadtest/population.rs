@@ -6,8 +6,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use user_state_domain::{MallId, ProductId, UserId, UserKey, UserState};
 use user_state_runtime::{Clock, SystemClock};
 use user_state_store::{
-    BATCH_ROWS_MAX, Change, DurableStateStore, PersistenceId, Revision, StateMapping,
-    UserStateMapping, Write, WriteBatch, WriteOutcome,
+    BATCH_ROWS_MAX, DurableStateStore, PersistenceId, StateMapping, UserStateMapping, Write,
+    WriteBatch, WriteOutcome,
 };
 
 use crate::exit::{self, Failure, with_causes};
@@ -74,17 +74,10 @@ fn creation(
     mapping: &UserStateMapping,
     state: &UserState,
 ) -> Result<Write, Failure> {
-    let payload = mapping.encode(id, state);
-    Ok(Write {
-        persistence_id: id.clone(),
-        expected: Revision::NONE,
-        expected_at: None,
-        change: Change::Put {
-            revision: Revision::FIRST,
-            payload: payload.map_err(|error| Failure::new(1, with_causes(&error)))?,
-            tags: mapping.tags(),
-        },
-    })
+    let payload = mapping
+        .encode(id, state)
+        .map_err(|error| Failure::new(1, with_causes(&error)))?;
+    Ok(Write::create(id.clone(), payload).tags(mapping.tags()))
 }
 
 fn id(number: usize) -> Result<PersistenceId, Failure> {

@@ -46,8 +46,9 @@ async fn rounds(
     let tally = Tally::new()?;
     let mut elapsed = Duration::ZERO;
     let mut rss_bytes = None;
+    let mut recovered = 0;
     while elapsed < duration {
-        let population = Population::start(store, ids)?;
+        let population = Population::start(store, ids, arguments)?;
         elapsed += round(
             &population.users,
             &tally,
@@ -56,12 +57,14 @@ async fn rounds(
         )
         .await?;
         rss_bytes = memory::resident_bytes();
+        recovered += population.runtime.stats().recovered;
         population.end().await?;
     }
     Ok(Measured {
         totals: tally.totals(),
         elapsed,
         rss_bytes,
+        recovered,
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Workload};
 use crate::exit::{Failure, with_causes};
 use crate::tally::Totals;
 
@@ -14,12 +14,14 @@ pub(crate) struct Measured {
     /// The time in which the answers came.
     pub(crate) elapsed: Duration,
     pub(crate) rss_bytes: Option<u64>,
+    /// How often a user came to life meanwhile.
+    pub(crate) recovered: u64,
 }
 
 /// The figures of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    workload: String,
+    workload: Workload,
     per_second: u128,
     p50_us: u64,
     p99_us: u64,
@@ -27,6 +29,8 @@ pub(crate) struct Report {
     users: usize,
     callers: usize,
     rss_bytes: Option<u64>,
+    live_entities_max: usize,
+    recovered: u64,
 }
 
 impl Measured {
@@ -49,7 +53,7 @@ impl Measured {
 impl Report {
     pub(crate) fn of(arguments: &Arguments, measured: &Measured) -> Self {
         Self {
-            workload: arguments.workload.to_string(),
+            workload: arguments.workload,
             per_second: measured.per_second(),
             p50_us: measured.totals.micros.value_at_quantile(0.5),
             p99_us: measured.totals.micros.value_at_quantile(0.99),
@@ -57,6 +61,8 @@ impl Report {
             users: arguments.users(),
             callers: arguments.callers.get(),
             rss_bytes: measured.rss_bytes,
+            live_entities_max: arguments.limit().live_entities_max(),
+            recovered: measured.recovered,
         }
     }
 
@@ -71,7 +77,7 @@ impl Report {
             || "unknown".to_owned(),
             |bytes| format!("{} MiB", bytes / (1_024 * 1_024)),
         );
-        [
+        let mut lines = vec![
             format!(
                 "{}: {} users, {} callers",
                 self.workload, self.users, self.callers
@@ -80,7 +86,14 @@ impl Report {
             format!("{half:>12} us or less for half of them, {most} us or less for 99 of 100"),
             format!("{:>12} errors", self.errors),
             format!("{memory:>12} of memory, callers included"),
-        ]
-        .join("\n")
+        ];
+        if self.recovered > 0 && self.workload != Workload::Recover {
+            let (recovered, limit) = (self.recovered, self.live_entities_max);
+            lines.push(format!(
+                "{recovered:>12} recoveries of users meanwhile, so this measures recovery, too: \
+                 live_entities_max is {limit}"
+            ));
+        }
+        lines.join("\n")
     }
 }

@@ -1,23 +1,23 @@
-//! An entity's write on its way to the database: cut, landed, or lost.
+//! A write of an entity in flight to the database: cut, landed, or its answer lost.
 
-use chrono::{DateTime, Utc};
-use cqrs_es::Aggregate;
-use user_state_store::{Change, DeleteForm, Revision, StoreError, Write};
+use user_state_store::Revision;
 
-use super::{Doom, Entity, Moved, ResolveDeadline};
-use crate::driver::Driver;
-use crate::error::Failure;
+use super::{Entity, HeldAnswer, Invalid, Next, Surroundings};
+use crate::effects::{Counter, Effects, Hands, KnownOf, WriteOf};
+use crate::error::RequestError;
+use crate::fault::{Fault, planted};
 use crate::lifecycle::LifecycleEvent;
-use crate::pending::Settled;
-use crate::row::Row;
+use crate::persistence::{ChangeKind, Cut, Known, Persistence};
+use crate::real_time::RealTime;
 
-/// How many answers ahead of the one that is sent memory is touched: enough to hide how long that takes.
+/// How many answers ahead of the one that is sent memory is touched: enough to hide how long that
+/// takes.
 const ANSWERS_AHEAD: usize = 4;
 
-/// A write on its way, with the answers that depend on it.
-pub(super) struct Flight<A: Aggregate> {
+/// A write in flight, with the answers that depend on it.
+pub(super) struct Flight<E: Effects> {
     revision: Revision,
-    settled: Vec<Settled<A>>,
+    answers: Vec<HeldAnswer<E>>,
     /// A deletion: nothing is handled behind it before its outcome is known.
     deletes: bool,
     resolution: Resolution,
@@ -29,14 +29,15 @@ enum Resolution {
     /// The answer has not come yet.
     NotNeeded,
     /// The answer was lost; callers wait until the deadline.
-    Until(ResolveDeadline),
-    /// The deadline has passed and callers were told.
+    Until(RealTime),
+    /// The deadline has passed and callers were answered.
     Abandoned,
 }
 
-impl<A: Aggregate> Flight<A> {
-    pub(super) fn len(&self) -> usize {
-        self.settled.len()
+impl<E: Effects> Flight<E> {
+    /// How many answers depend on it.
+    pub(super) fn answers(&self) -> usize {
+        self.answers.len()
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -51,172 +52,172 @@ impl<A: Aggregate> Flight<A> {
         self.resolution == Resolution::Abandoned
     }
 
-    pub(super) fn into_settled(self) -> Vec<Settled<A>> {
-        self.settled
+    pub(super) fn into_answers(self) -> Vec<HeldAnswer<E>> {
+        self.answers
     }
 }
 
-impl<A> Entity<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
-    /// Cuts the gathered changes into a write, which is then in flight. `Ok(None)` where there is nothing to write;
-    /// an error says what to do with an entity whose state has no stored form.
-    pub(crate) fn cut(&mut self, driver: &Driver<'_, A>) -> Result<Option<Write>, Moved<A>> {
+/// What cutting an entity's changes gives.
+pub(crate) enum Slip<E: Effects> {
+    /// Its write, which is in flight from now on.
+    Write(WriteOf<E>),
+    /// There is nothing to write.
+    Nothing,
+    /// The state has no stored form, and this is what becomes of the entity.
+    Unencodable(Next<E>),
+}
+
+impl<E: Effects> Entity<E> {
+    /// Cuts the gathered changes into a write.
+    pub(crate) fn cut(&mut self, around: &mut Surroundings<'_, E>) -> Slip<E> {
         let dirty = self.is_dirty();
         let Some(work) = self.work.as_deref_mut() else {
-            return Ok(None);
+            return Slip::Nothing;
         };
         work.queued = false;
-        if !dirty || work.flight.is_some() {
-            return Ok(None);
+        if !dirty || work.flight.is_some() && !planted(Fault::SecondWriteInFlight) {
+            return Slip::Nothing;
         }
-        let change = match work.deletion {
-            Some(DeleteForm::Marker) => Ok(Change::Mark),
-            Some(DeleteForm::Erase) => Ok(Change::Erase),
-            Some(DeleteForm::Reset) | None => {
-                let encoded =
-                    driver.guard(|| driver.mapping.encode(driver.persistence_id, &self.state));
-                match encoded {
-                    Some(Ok(payload)) => Ok(Change::Put {
-                        revision: self.revision,
-                        payload,
-                        tags: driver.tags.clone(),
-                    }),
-                    Some(Err(reason)) => Err(Failure::Refused(StoreError::Unencodable {
-                        persistence_id: driver.persistence_id.clone(),
-                        reason,
-                    })),
-                    None => Err(Failure::Panicked),
-                }
-            }
+        let deletes = std::mem::take(&mut work.deletes);
+        let gathered = std::mem::take(&mut work.gathered);
+        let cut = Cut {
+            id: around.id,
+            known: self.durable,
+            to: self.revision,
+            state: &self.state,
+            change: if deletes {
+                ChangeKind::Deletion
+            } else {
+                ChangeKind::Commands(gathered)
+            },
         };
-        match change {
-            Ok(change) => {
-                let deletes = work.deletion.take().is_some();
+        let out = &*around.out;
+        let write = out.hands().guard(|| out.persistence().cut(cut));
+        match write.unwrap_or(Err(RequestError::Panicked)) {
+            Ok(write) => {
                 work.flight = Some(Flight {
                     revision: self.revision,
-                    settled: std::mem::replace(&mut work.gathered, std::mem::take(&mut work.sent)),
+                    answers: std::mem::replace(&mut work.held, std::mem::take(&mut work.sent)),
                     deletes,
                     resolution: Resolution::NotNeeded,
                 });
-                Ok(Some(Write {
-                    persistence_id: driver.persistence_id.clone(),
-                    expected: self.durable.revision(),
-                    expected_at: self.durable.db_timestamp(),
-                    change,
-                }))
+                Slip::Write(write)
             }
-            Err(failure) => Err(self.doom(Doom::NotApplied(failure), driver)),
+            Err(error) => Slip::Unencodable(self.invalidate(Invalid::NotApplied(error), around)),
         }
     }
 
-    /// The write in flight was applied; the row's new time, if it has one.
+    /// The write in flight is durable, and this is what is stored now.
     pub(crate) fn on_applied(
         &mut self,
-        db_timestamp: Option<DateTime<Utc>>,
-        driver: &Driver<'_, A>,
-    ) -> Moved<A> {
+        known: KnownOf<E>,
+        around: &mut Surroundings<'_, E>,
+    ) -> Next<E> {
         let Some(flight) = self.work.as_mut().and_then(|work| work.flight.take()) else {
-            return Moved::Waits;
+            return Next::Wait;
         };
-        self.durable = Row::new(flight.revision, db_timestamp);
-        driver.counters.persisted(1);
-        driver.lifecycle.publish(|| LifecycleEvent::Persisted {
-            persistence_id: driver.persistence_id.clone(),
-            revision: flight.revision,
+        self.durable = known;
+        around.out.count(Counter::Persisted, 1);
+        around.out.publish(|| LifecycleEvent::Persisted {
+            persistence_id: around.id.clone(),
+            revision: known.revision(),
         });
         let abandoned = flight.is_abandoned();
-        let mut settled = flight.settled;
-        let mut answers = settled.drain(..);
-        while let Some(next) = answers.next() {
-            if let Some(later) = answers.as_slice().get(ANSWERS_AHEAD) {
-                later.touch();
+        let mut answers = flight.answers;
+        let mut sending = answers.drain(..);
+        while let Some(next) = sending.next() {
+            if let Some(later) = sending.as_slice().get(ANSWERS_AHEAD) {
+                later.prefetch(around.out);
             }
-            driver.send(next);
+            next.send(around);
         }
-        drop(answers);
+        drop(sending);
         if let Some(work) = &mut self.work {
-            work.sent = settled;
+            work.sent = answers;
         }
         if abandoned {
-            return self.doom(Doom::Abandoned, driver);
+            return self.invalidate(Invalid::Abandoned, around);
         }
-        self.send_durable(driver);
-        self.pump(driver)
+        self.send_durable(around);
+        self.pump(around)
     }
 
-    /// Sends the gathered answers that were decided at the revision that is durable now.
-    fn send_durable(&mut self, driver: &Driver<'_, A>) {
+    /// Sends the held answers that were decided at the revision that is durable now.
+    fn send_durable(&mut self, around: &mut Surroundings<'_, E>) {
         let durable = self.durable();
         let Some(work) = self.work.as_deref_mut() else {
             return;
         };
-        if work.deletion.is_some() {
+        if work.deletes {
             return;
         }
         let ready = work
-            .gathered
+            .held
             .iter()
-            .take_while(|settled| settled.revision == durable)
+            .take_while(|held| held.revision == durable)
             .count();
-        for settled in work.gathered.drain(..ready) {
-            driver.send(settled);
+        for held in work.held.drain(..ready) {
+            held.send(around);
         }
     }
 
     /// Another writer was faster than the write in flight.
-    pub(crate) fn on_conflict(&mut self, driver: &Driver<'_, A>) -> Moved<A> {
-        driver.counters.conflicts(1);
-        self.bring_back(Doom::Conflict, driver)
+    pub(crate) fn on_conflict(&mut self, around: &mut Surroundings<'_, E>) -> Next<E> {
+        around.out.count(Counter::Conflicts, 1);
+        if planted(Fault::ConflictAsApplied) {
+            return self.on_applied(self.durable, around);
+        }
+        self.bring_back(Invalid::Conflict, around)
     }
 
-    /// The write in flight surely was not applied.
-    pub(crate) fn on_not_applied(&mut self, error: StoreError, driver: &Driver<'_, A>) -> Moved<A> {
-        let failure = Failure::not_applied(error);
-        driver.report(&failure);
-        self.bring_back(Doom::NotApplied(failure), driver)
+    /// The write in flight was definitely not applied.
+    pub(crate) fn on_not_applied(
+        &mut self,
+        error: RequestError,
+        around: &mut Surroundings<'_, E>,
+    ) -> Next<E> {
+        around.report(&error);
+        self.bring_back(Invalid::NotApplied(error), around)
     }
 
-    /// The answer of the write in flight was lost: it has to be resolved. Callers wait until `deadline`.
-    pub(crate) fn on_unknown(&mut self, deadline: ResolveDeadline, driver: &Driver<'_, A>) {
-        driver.counters.unknown(1);
-        driver.report(&Failure::Unknown);
+    /// The answer of the write in flight was lost, so it has to be resolved. Callers wait until
+    /// `deadline`.
+    pub(crate) fn on_unknown(&mut self, deadline: RealTime, around: &mut Surroundings<'_, E>) {
+        around.out.count(Counter::Unknown, 1);
+        around.report(&RequestError::Unknown);
         if let Some(flight) = self.work.as_mut().and_then(|work| work.flight.as_mut()) {
             flight.resolution = Resolution::Until(deadline);
         }
     }
 
-    /// It cannot be found out whether the write in flight was applied.
-    pub(crate) fn on_lost(&mut self, driver: &Driver<'_, A>) -> Moved<A> {
+    /// Whether the write in flight was applied can no longer be found out.
+    pub(crate) fn on_lost(&mut self, around: &mut Surroundings<'_, E>) -> Next<E> {
         let Some(work) = self.work.as_deref_mut() else {
-            return Moved::Waits;
+            return Next::Wait;
         };
         if let Some(flight) = &mut work.flight {
-            let (changes, others) = std::mem::take(&mut flight.settled)
+            let (changes, others): (Vec<_>, Vec<_>) = std::mem::take(&mut flight.answers)
                 .into_iter()
-                .partition(Settled::is_change);
-            flight.settled = others;
-            for settled in Vec::from_iter::<Vec<Settled<A>>>(changes) {
-                driver.fail_settled(settled, Failure::Unknown);
+                .partition(HeldAnswer::is_change);
+            flight.answers = others;
+            for held in changes {
+                held.fail(RequestError::Unknown, around);
             }
         }
-        self.bring_back(Doom::Lost, driver)
+        self.bring_back(Invalid::Unknown, around)
     }
 
-    /// When the callers of an unresolved write have to be told, if they have not been yet.
-    pub(crate) fn resolve_deadline(&self) -> Option<ResolveDeadline> {
+    /// When the callers of an unresolved write have to be answered, if they have not been yet.
+    pub(crate) fn resolve_deadline(&self) -> Option<RealTime> {
         match self.work.as_ref()?.flight.as_ref()?.resolution {
             Resolution::Until(deadline) => Some(deadline),
             Resolution::NotNeeded | Resolution::Abandoned => None,
         }
     }
 
-    /// Tells the callers of an unresolved write that their time is over. The entity stays closed until the
+    /// Fails the callers of an unresolved write: their time is over. The entity stays closed until the
     /// write is resolved.
-    pub(crate) fn abandon(&mut self, driver: &Driver<'_, A>) {
+    pub(crate) fn abandon(&mut self, around: &mut Surroundings<'_, E>) {
         let Some(work) = self.work.as_deref_mut() else {
             return;
         };
@@ -224,35 +225,43 @@ where
             return;
         };
         flight.resolution = Resolution::Abandoned;
-        for settled in std::mem::take(&mut flight.settled) {
-            let failure = if settled.is_change() {
-                Failure::Unknown
+        for held in std::mem::take(&mut flight.answers) {
+            let error = if held.is_change() {
+                RequestError::Unknown
             } else {
-                Failure::behind_unresolved(driver.persistence_id)
+                RequestError::behind_unresolved()
             };
-            driver.fail_settled(settled, failure);
+            held.fail(error, around);
         }
-        for settled in std::mem::take(&mut work.gathered) {
-            driver.fail_settled(settled, Failure::behind_unresolved(driver.persistence_id));
+        for held in std::mem::take(&mut work.held) {
+            held.fail(RequestError::behind_unresolved(), around);
         }
         work.leaving = false;
-        for pending in std::mem::take(&mut work.waiting) {
-            driver.fail(pending, Failure::behind_unresolved(driver.persistence_id));
+        for request in std::mem::take(&mut work.waiting) {
+            request.fail(RequestError::behind_unresolved(), around);
         }
     }
 
-    /// The write in flight is over: its requests stand before the gathered ones again, and the state is given up.
-    fn bring_back(&mut self, doom: Doom, driver: &Driver<'_, A>) -> Moved<A> {
+    /// The write in flight is over: its requests come before those that wait for the next write again,
+    /// and the state is given up.
+    fn bring_back(&mut self, invalid: Invalid, around: &mut Surroundings<'_, E>) -> Next<E> {
         let Some(work) = self.work.as_deref_mut() else {
-            return Moved::Waits;
+            return Next::Wait;
         };
         let Some(flight) = work.flight.take() else {
-            return Moved::Waits;
+            return Next::Wait;
         };
         let abandoned = flight.is_abandoned();
-        let mut settled = flight.settled;
-        settled.append(&mut work.gathered);
-        work.gathered = settled;
-        self.doom(if abandoned { Doom::Abandoned } else { doom }, driver)
+        let mut answers = flight.answers;
+        answers.append(&mut work.held);
+        work.held = answers;
+        self.invalidate(
+            if abandoned {
+                Invalid::Abandoned
+            } else {
+                invalid
+            },
+            around,
+        )
     }
 }

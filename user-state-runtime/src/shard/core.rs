@@ -1,70 +1,66 @@
-//! The state of a shard and what it makes of each input. No awaits, no I/O.
+//! What a shard makes of each input: its entities move, and effects follow. No awaits, no I/O, no
+//! clock.
+//!
+//! **How.** [`Core::step`] takes one input and decides the order of everything that follows from it.
+//! While batches are in flight, commands keep being handled and gather for the next one, so load
+//! decides the size of a batch and no timer is needed. Callers that a batch has answered are let back
+//! in before more are answered, and before the next batch is cut.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use cqrs_es::Aggregate;
-use hashlink::LinkedHashMap;
-use tokio::task::JoinError;
-use tokio::time::Instant;
 use user_state_store::{PersistenceId, Revision};
 
-use super::entities::{Entities, EntityKey, Live};
-use super::flushing::{InFlight, Landed};
-use super::{Effect, Mail};
+use super::admission::Admission;
+use super::batching::{InFlight, Landed};
+use super::entities::{Entities, Live};
+use super::limits::Limits;
+use super::{Input, Mail, MailOf, Recovered, Step};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
-use crate::context::Context;
-use crate::driver::Driver;
-use crate::entity::{Entity, Moved, SpareWork};
-use crate::error::Failure;
-use crate::handler::Handled;
+use crate::effects::{Counter, Effects, Hands, WriteOf};
+use crate::entity::{Desk, Entity, Next, OpenRequest, Surroundings};
+use crate::error::RequestError;
+use crate::fault::{Fault, planted};
 use crate::lifecycle::PassivationReason;
-use crate::pending::{OpenRequests, Pending};
+use crate::persistence::Key;
+use crate::real_time::RealTime;
 use crate::request::{Answer, Message, Request};
-use crate::stats::Counters;
-use crate::work::Done;
 
 /// A shard's entities and queues.
-pub(super) struct Core<A: Aggregate> {
-    pub(super) context: Arc<Context<A>>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) entities: Entities<A>,
-    /// Entities with changes that are not on their way.
-    pub(super) dirty: VecDeque<EntityKey>,
+pub(super) struct Core<E: Effects> {
+    pub(super) limits: Limits,
+    pub(super) entities: Entities<E>,
+    /// Entities with changes that are not in flight.
+    pub(super) dirty: VecDeque<Key>,
     /// A write that is cut, but had no room in its batch.
-    pub(super) held_over: Option<(EntityKey, user_state_store::Write)>,
+    pub(super) held_over: Option<(Key, WriteOf<E>)>,
     pub(super) in_flight: InFlight,
-    /// The rest of a batch that has landed.
-    pub(super) landed: Landed,
-    /// Entities whose write has an unknown outcome.
-    pub(super) unresolved: Vec<EntityKey>,
+    /// Outcomes that their entities do not know yet.
+    pub(super) landed: Landed<E>,
+    /// Entities with a write whose outcome is unknown.
+    pub(super) unresolved: Vec<Key>,
     /// The latest clock reading of any input.
     pub(super) now: Moment,
-    /// When those go on to leave who are due and had no place in the last turn of leaving; `None` where nobody is left.
-    pub(super) leaves_resume: Option<Instant>,
-    /// Entities that are due and not idle were told to leave since the last turn.
+    /// When the next passivation turn may run; `None` if nothing is overdue.
+    pub(super) leaves_resume: Option<RealTime>,
+    /// Entities that are due and not idle were asked to leave since the last turn.
     pub(super) leaves_opened: bool,
-    pub(super) effects: Vec<Effect<A>>,
-    /// Empty: room for whom the mail of a turn is for.
-    addressees: Vec<Option<EntityKey>>,
-    /// Entities whose row has to be loaded.
-    loads: VecDeque<EntityKey>,
+    /// Scratch buffer of [`Core::on_mail`]; empty between turns.
+    addressees: Vec<Option<Key>>,
+    /// Entities that have to be loaded.
+    loads: VecDeque<Key>,
     loads_in_flight: usize,
-    /// Requests to entities that wait for room below the limit on live ones, in order. None of these entities is live,
-    /// so nothing overtakes them.
-    admission: LinkedHashMap<PersistenceId, VecDeque<Pending<A>>>,
-    /// How many requests wait there.
-    admission_requests: usize,
-    pub(super) requests: OpenRequests,
-    spare_work: SpareWork<A>,
-    barriers: Vec<Waiter>,
+    pub(super) admission: Admission<E>,
+    pub(super) desk: Desk<E>,
+    barriers: Vec<Waiter<E>>,
     ending: Ending,
+    /// How many of those who were just answered are still waited for.
+    returning: usize,
 }
 
-/// Somebody who waits for the shard to catch up with a clock.
-struct Waiter {
-    reply: oneshot::Sender<Result<(), BarrierError>>,
+/// A barrier that waits for the shard to catch up with a clock.
+struct Waiter<E: Effects> {
+    ticket: E::BarrierTicket,
     flush_failed: bool,
 }
 
@@ -74,52 +70,118 @@ enum Ending {
     /// It runs.
     No,
     /// What was accepted is finished until this real time; the mailbox takes nothing new.
-    Until(Instant),
-    /// The mailbox is closed and empty; what was accepted is finished, until this real time where one is set.
-    MailboxEmpty(Option<Instant>),
+    Until(RealTime),
+    /// The mailbox is closed and empty; what was accepted is finished, until this real time if one is
+    /// set.
+    MailboxEmpty(Option<RealTime>),
     /// Time is over.
     Now,
 }
 
-impl<A> Core<A>
-where
-    A: Aggregate + Clone + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
-    pub(super) fn new(context: Arc<Context<A>>, counters: Arc<Counters>) -> Self {
+impl<E: Effects> Core<E> {
+    pub(super) fn new(limits: Limits, now: Moment) -> Self {
         Self {
-            now: context.clock.now(),
-            context,
-            counters,
+            limits,
             entities: Entities::new(),
             dirty: VecDeque::new(),
             held_over: None,
             in_flight: InFlight::default(),
             landed: Landed::default(),
             unresolved: Vec::new(),
+            now,
             leaves_resume: None,
             leaves_opened: false,
-            effects: Vec::new(),
             addressees: Vec::new(),
             loads: VecDeque::new(),
             loads_in_flight: 0,
-            admission: LinkedHashMap::new(),
-            admission_requests: 0,
-            requests: OpenRequests::default(),
-            spare_work: SpareWork::default(),
+            admission: Admission::default(),
+            desk: Desk::default(),
             barriers: Vec::new(),
             ending: Ending::No,
+            returning: 0,
         }
     }
 
-    /// How much mail there is room for behind the mailbox; none where nothing can come out of it any more.
+    /// Makes of one input whatever follows from it. Says what the next input may be.
+    pub(super) fn step(&mut self, input: Input<'_, E>, now: RealTime, out: &mut E) -> Step {
+        let open = self.desk.counts.open();
+        match input {
+            Input::Mail(mail) => {
+                self.returning = self.returning.saturating_sub(mail.len());
+                self.on_mail(mail, out);
+            }
+            Input::MailboxEmpty => {
+                self.returning = 0;
+                self.on_mailbox_empty();
+            }
+            Input::NobodyReturned => self.returning = 0,
+            Input::ShutDown { until } => self.on_shut_down(until),
+            Input::Recovered(recovered) => {
+                self.on_recovered(recovered, out);
+                self.returning = open.saturating_sub(self.desk.counts.open());
+            }
+            Input::Written(report) => self.on_written(report),
+            Input::Resolved(resolutions) => {
+                self.on_resolved(resolutions, out);
+                self.returning = open.saturating_sub(self.desk.counts.open());
+            }
+            Input::Handled(key, handled) => {
+                self.with_entity(key, out, |entity, around| {
+                    entity.on_handled(handled, around)
+                });
+            }
+            Input::ClockReached(moment) => self.now = self.now.max(moment),
+            Input::RealTimeReached => self.on_real_time(now, out),
+        }
+        self.go_on(now, out)
+    }
+
+    /// Goes on until somebody has to be waited for.
+    fn go_on(&mut self, now: RealTime, out: &mut E) -> Step {
+        loop {
+            if self.ending == Ending::Now {
+                return Step::Finished;
+            }
+            if self.returning > 0 && self.mail_room() > 0 {
+                return Step::LetReturn;
+            }
+            self.returning = 0;
+            match self.tell_landed(now, out) {
+                Some(answered) => self.returning = answered,
+                None => break,
+            }
+        }
+        self.turn(now, out);
+        if self.is_finished() {
+            Step::Finished
+        } else {
+            Step::Wait
+        }
+    }
+
+    /// What every input is followed by: idle entities leave, loads and batches start.
+    fn turn(&mut self, now: RealTime, out: &mut E) {
+        self.expire_in_turns(now, out);
+        // Before what it may lead to: an entity that cannot be encoded leaves, and is loaded anew for
+        // those that waited.
+        self.cut_batches(out);
+        self.admit(out);
+        if std::mem::take(&mut self.leaves_opened) && !self.barriers.is_empty() {
+            // What came to life behind a barrier and was due already has to leave before it is passed,
+            // too.
+            self.desk.counts.next_epoch();
+        }
+        self.start_loads(out);
+        self.pass_barriers(out);
+    }
+
+    /// How much mail there is room for behind the mailbox; none if nothing can come out of it any more.
     pub(super) fn mail_room(&self) -> usize {
         match self.ending {
-            Ending::No | Ending::Until(_) => {
-                let limit = self.context.settings.shard_requests_max;
-                limit.saturating_sub(self.requests.count())
-            }
+            Ending::No | Ending::Until(_) => self
+                .limits
+                .shard_requests_max
+                .saturating_sub(self.desk.counts.open()),
             Ending::MailboxEmpty(_) | Ending::Now => 0,
         }
     }
@@ -129,16 +191,16 @@ where
         matches!(self.ending, Ending::Until(_))
     }
 
-    pub(super) fn is_finished(&self) -> bool {
+    fn is_finished(&self) -> bool {
         match self.ending {
             Ending::No | Ending::Until(_) => false,
-            Ending::MailboxEmpty(_) => self.requests.count() == 0,
+            Ending::MailboxEmpty(_) => self.desk.counts.open() == 0,
             Ending::Now => true,
         }
     }
 
     /// The next real time at which something is to be done.
-    pub(super) fn real_deadline(&self) -> Option<Instant> {
+    pub(super) fn real_deadline(&self) -> Option<RealTime> {
         let ending = match self.ending {
             Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => Some(until),
             _ => None,
@@ -146,87 +208,92 @@ where
         let resolving = self
             .unresolved
             .iter()
-            .filter_map(|key| self.entities.get(*key)?.entity.resolve_deadline());
+            .filter_map(|key| self.entities.get(*key)?.entity.resolve_deadline())
+            .filter(|_| !planted(Fault::ForgottenTimer));
         resolving.chain(ending).chain(self.leaves_resume).min()
     }
 
-    pub(super) fn take_effects(&mut self) -> Vec<Effect<A>> {
-        std::mem::take(&mut self.effects)
-    }
-
-    /// Mail has come; none at all means that the mailbox is closed and empty.
-    pub(super) fn on_mail(&mut self, mail: &mut Vec<Mail<A>>) {
-        if mail.is_empty() {
-            self.ending = Ending::MailboxEmpty(match self.ending {
-                Ending::Until(until) => Some(until),
-                _ => None,
-            });
-        }
-        // Whom all of it is for is looked up before any is handled: where these do not depend on each other, the processor
-        // waits for memory once for several.
+    /// Resolves every addressee before handling any message, so that the cache misses overlap.
+    fn on_mail(&mut self, mail: &mut Vec<MailOf<E>>, out: &mut E) {
         let mut keys = std::mem::take(&mut self.addressees);
         keys.extend(mail.iter().map(|mail| match mail {
             Mail::Request(message) => self.entities.key_of(&message.persistence_id),
             Mail::Advance { .. } => None,
         }));
         for key in keys.iter().flatten() {
-            self.entities.touch(*key);
+            self.entities.prefetch(*key);
         }
         for (mail, key) in mail.drain(..).zip(keys.drain(..)) {
             match mail {
-                Mail::Request(message) => self.on_message(message, key),
-                Mail::Advance { to, reply } => self.on_advance(to, reply),
+                Mail::Request(message) => self.on_message(message, key, out),
+                Mail::Advance { to, ticket } => self.on_advance(to, ticket, out),
             }
         }
         self.addressees = keys;
     }
 
-    /// The runtime shuts down until this real time.
-    pub(super) fn on_ending(&mut self, until: Option<Instant>) {
-        if let (Some(until), Ending::No | Ending::Until(_)) = (until, self.ending) {
+    fn on_mailbox_empty(&mut self) {
+        self.ending = match self.ending {
+            Ending::Until(until) => Ending::MailboxEmpty(Some(until)),
+            Ending::No => Ending::MailboxEmpty(None),
+            ending => ending,
+        };
+    }
+
+    fn on_shut_down(&mut self, until: RealTime) {
+        if matches!(self.ending, Ending::No | Ending::Until(_)) {
             self.ending = Ending::Until(until);
         }
     }
 
-    /// Mail that came too late.
-    pub(super) fn refuse(&mut self, mail: Mail<A>) {
+    /// Refuses mail that came too late.
+    pub(super) fn refuse(&mut self, mail: MailOf<E>, out: &mut E) {
         match mail {
             Mail::Request(message) => {
-                let pending = Pending::open(message.request, message.accepted_at, &self.requests);
-                self.driver(&message.persistence_id)
-                    .fail(pending, Failure::Closed);
+                let (id, request) = self.open(message);
+                self.fail(&id, request, RequestError::Closed, out);
             }
             // A shard that has ended is caught up with everything.
-            Mail::Advance { reply, .. } => drop(reply.send(Ok(()))),
+            Mail::Advance { ticket, .. } => out.pass(ticket, Ok(())),
         }
+    }
+
+    fn open(
+        &mut self,
+        message: Message<E::Aggregate, E::Ticket>,
+    ) -> (PersistenceId, OpenRequest<E>) {
+        let counts = &mut self.desk.counts;
+        let ticket = Some(message.ticket);
+        let request = OpenRequest::open(message.request, ticket, message.accepted_at, counts);
+        (message.persistence_id, request)
     }
 
     /// A message has come for the entity that was here when it was looked up.
-    fn on_message(&mut self, message: Message<A>, key: Option<EntityKey>) {
-        let Message {
-            persistence_id,
-            accepted_at,
-            request,
-        } = message;
-        self.now = self.now.max(accepted_at);
-        let pending = Pending::open(request, accepted_at, &self.requests);
+    fn on_message(
+        &mut self,
+        message: Message<E::Aggregate, E::Ticket>,
+        key: Option<Key>,
+        out: &mut E,
+    ) {
+        self.now = self.now.max(message.accepted_at);
+        let (id, request) = self.open(message);
         match key {
             Some(key) if self.entities.get(key).is_some() => {
-                self.deliver_to(key, persistence_id, pending);
+                self.deliver_to(key, id, request, out);
             }
-            _ => self.deliver(persistence_id, pending),
+            _ => self.deliver(id, request, out),
         }
     }
 
-    fn on_advance(&mut self, to: Moment, reply: oneshot::Sender<Result<(), BarrierError>>) {
+    fn on_advance(&mut self, to: Moment, ticket: E::BarrierTicket, out: &mut E) {
         self.now = self.now.max(to);
         // Everything that is due leaves in the epoch that the barrier waits for.
-        while self.expire() {}
+        while self.expire(out) {}
         self.leaves_resume = None;
-        self.requests.next_epoch();
+        self.desk.counts.next_epoch();
         let flush_failed = self.is_abandoned_and_due();
         self.barriers.push(Waiter {
-            reply,
+            ticket,
             flush_failed,
         });
     }
@@ -239,40 +306,25 @@ where
             .any(|live| live.entity.is_abandoned() && self.is_due(&live.entity))
     }
 
-    /// A piece of database work has come to its end. How many requests that has answered; those of a batch that has landed are
-    /// answered by [`Core::on_landed`].
-    pub(super) fn on_done(&mut self, done: Result<Done<A>, JoinError>) -> usize {
-        let open = self.requests.count();
-        match done {
-            Ok(Done::Loaded(rows)) => {
-                self.loads_in_flight = self.loads_in_flight.saturating_sub(1);
-                for (key, row) in rows {
-                    self.with_entity(key, |entity, driver| entity.on_loaded(row, driver));
-                }
-            }
-            Ok(Done::Written(written)) => self.on_written(written),
-            Ok(Done::Resolved(resolutions)) => self.on_resolved(resolutions),
-            // The tokio runtime is going down, and this shard with it.
-            Err(error) if error.is_cancelled() => {}
-            // Database work catches the panics of stores and mappings.
-            Err(error) => unreachable!("database work always comes to its end: {error}"),
+    fn on_recovered(&mut self, recovered: Recovered<E>, out: &mut E) {
+        self.loads_in_flight = self.loads_in_flight.saturating_sub(1);
+        for (key, recovery) in recovered {
+            self.with_entity(key, out, |entity, around| {
+                entity.on_recovered(recovery, around)
+            });
         }
-        open.saturating_sub(self.requests.count())
     }
 
-    pub(super) fn on_handled(&mut self, key: EntityKey, handled: Handled<A>) {
-        self.with_entity(key, |entity, driver| entity.on_handled(handled, driver));
-    }
-
-    /// Real time has passed: idle entities go on to leave; an unresolved write's callers, or everybody at the end, are told.
-    pub(super) fn on_real_time(&mut self, now: Instant) {
+    /// Real time has passed: idle entities go on to leave, and the callers of unresolved writes, or
+    /// everybody at the end, are answered.
+    fn on_real_time(&mut self, now: RealTime, out: &mut E) {
         self.leaves_resume.take_if(|at| *at <= now);
         let over = match self.ending {
             Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => until <= now,
             _ => false,
         };
         if over {
-            self.give_up();
+            self.give_up(out);
             return;
         }
         for key in std::mem::take(&mut self.unresolved) {
@@ -283,158 +335,127 @@ where
                 .is_some_and(|deadline| deadline <= now);
             if late {
                 self.fail_barrier_of(key);
-                self.with_entity(key, |entity, driver| {
-                    entity.abandon(driver);
-                    Moved::Waits
+                self.with_entity(key, out, |entity, around| {
+                    entity.abandon(around);
+                    Next::Wait
                 });
             }
             self.unresolved.push(key);
         }
     }
 
-    /// What every input is followed by: idle entities leave, loads and batches start.
-    pub(super) fn turn(&mut self, now: impl FnOnce() -> Instant) {
-        self.expire_in_turns(now);
-        self.admit();
-        if std::mem::take(&mut self.leaves_opened) && !self.barriers.is_empty() {
-            // Whoever came to life behind a barrier and was due already has to leave before it is passed, too.
-            self.requests.next_epoch();
-        }
-        self.start_loads();
-        self.cut_batches();
-        self.pass_barrier();
-    }
-
-    fn give_up(&mut self) {
+    fn give_up(&mut self, out: &mut E) {
         self.ending = Ending::Now;
-        let keys: Vec<_> = self.entities.iter().map(|(key, _)| key).collect();
+        let keys: Vec<_> = self.entities.keys().collect();
         for key in keys {
-            self.with_entity(key, |entity, driver| {
-                entity.give_up(driver);
-                Moved::Waits
+            self.with_entity(key, out, |entity, around| {
+                entity.give_up(around);
+                Next::Wait
             });
         }
-        for (id, waiting) in std::mem::take(&mut self.admission) {
-            for pending in waiting {
-                self.driver(&id).fail(pending, Failure::Closed);
-            }
+        for (id, request) in self.admission.take_all() {
+            self.fail(&id, request, RequestError::Closed, out);
+        }
+        for waiter in self.barriers.drain(..) {
+            out.pass(waiter.ticket, Err(BarrierError::FlushFailed));
         }
     }
 
-    /// Gives a request to its entity, which comes to life for it where there is room.
-    pub(super) fn deliver(&mut self, id: PersistenceId, pending: Pending<A>) {
+    /// Gives a request to its entity, which is brought to life if there is room.
+    pub(super) fn deliver(&mut self, id: PersistenceId, request: OpenRequest<E>, out: &mut E) {
         match self.entities.key_of(&id) {
-            Some(key) => self.deliver_to(key, id, pending),
-            None => self.enter(id, pending),
+            Some(key) => self.deliver_to(key, id, request, out),
+            None => self.enter(id, request, out),
         }
     }
 
-    fn deliver_to(&mut self, key: EntityKey, id: PersistenceId, pending: Pending<A>) {
-        self.entities.renew(key);
+    fn deliver_to(&mut self, key: Key, id: PersistenceId, request: OpenRequest<E>, out: &mut E) {
         let Some(Live { entity, .. }) = self.entities.get_mut(key) else {
-            unreachable!("who was found is there")
+            return self.enter(id, request, out);
         };
-        let settings = &self.context.settings;
-        let due = settings.is_due(entity.touched(), pending.accepted_at);
+        let due = self.limits.is_due(entity.touched(), request.accepted_at);
         if due && entity.is_idle() {
-            self.passivate(key, PassivationReason::Idle);
-            self.enter(id, pending);
+            self.passivate(key, PassivationReason::Idle, out);
+            self.enter(id, request, out);
             return;
         }
-        if entity.open_requests() >= settings.entity_requests_max {
-            self.driver(&id).fail(pending, Failure::Overloaded);
+        let limit = self.limits.entity_requests_max + usize::from(planted(Fault::LimitOffByOne));
+        if entity.open_requests() >= limit {
+            self.fail(&id, request, RequestError::Overloaded, out);
             return;
         }
         if due {
             let leave = (!entity.is_leaving()).then(|| self.open_leave(PassivationReason::Idle));
-            self.with_entity(key, |entity, driver| {
+            self.entities.set_aside(key);
+            self.with_entity(key, out, |entity, around| {
                 if let Some(leave) = leave {
-                    entity.enqueue(leave, driver);
+                    entity.enqueue(leave, around);
                 }
-                entity.accept(pending, driver)
+                entity.accept(request, around)
             });
             return;
         }
-        if !matches!(
-            pending.request,
-            Request::Passivate { .. } | Request::Leave(_)
-        ) {
-            entity.touch(pending.accepted_at);
+        if !request.request.is_passivation() {
+            entity.touch(request.accepted_at);
+            self.entities.renew(key);
         }
-        self.with_entity(key, |entity, driver| entity.accept(pending, driver));
+        self.with_entity(key, out, |entity, around| entity.accept(request, around));
     }
 
-    pub(super) fn open_leave(&self, reason: PassivationReason) -> Pending<A> {
-        Pending::open(Request::Leave(reason), self.now, &self.requests)
+    /// A request of the shard itself.
+    pub(super) fn open_leave(&mut self, reason: PassivationReason) -> OpenRequest<E> {
+        let counts = &mut self.desk.counts;
+        OpenRequest::open(Request::Leave(reason), None, self.now, counts)
     }
 
-    /// A request to an entity that is not live.
-    fn enter(&mut self, id: PersistenceId, pending: Pending<A>) {
-        let passivates = matches!(
-            pending.request,
-            Request::Passivate { .. } | Request::Leave(_)
-        );
-        if passivates && !self.admission.contains_key(&id) {
-            self.driver(&id)
-                .answer(pending, Revision::NONE, Answer::Done);
-        } else if self.admission.is_empty() && self.make_room() {
-            self.bring_to_life(id, pending);
-        } else if self.admission_requests < self.context.settings.admission_requests_max {
-            self.admission_requests += 1;
-            self.admission
-                .entry(id)
-                .or_insert_with(VecDeque::new)
-                .push_back(pending);
-        } else {
-            self.driver(&id).fail(pending, Failure::Overloaded);
-        }
-    }
-
-    fn bring_to_life(&mut self, id: PersistenceId, pending: Pending<A>) {
-        let accepted_at = pending.accepted_at;
-        let mut entity = Entity::new(accepted_at);
-        entity.enqueue(pending, &self.driver(&id));
-        if self.context.settings.is_due(accepted_at, self.now) {
-            // It waited for room until it was due.
-            let leave = self.open_leave(PassivationReason::Idle);
-            entity.enqueue(leave, &self.driver(&id));
+    pub(super) fn bring_to_life(
+        &mut self,
+        id: PersistenceId,
+        request: OpenRequest<E>,
+        out: &mut E,
+    ) {
+        let Some(initial) = out.hands().initial_state() else {
+            self.fail(&id, request, RequestError::Panicked, out);
+            return;
+        };
+        let accepted_at = request.accepted_at;
+        let key = self.entities.insert(id, Entity::new(initial, accepted_at));
+        out.count(Counter::Entered, 1);
+        self.loads.push_back(key);
+        // It may have waited for room until it was due.
+        let leave = self
+            .limits
+            .is_due(accepted_at, self.now)
+            .then(|| self.open_leave(PassivationReason::Idle));
+        if leave.is_some() {
+            self.entities.set_aside(key);
             self.leaves_opened = true;
         }
-        self.counters.entity_entered();
-        let key = self.entities.insert(id, entity);
-        self.loads.push_back(key);
+        self.with_entity(key, out, |entity, around| {
+            for request in std::iter::once(request).chain(leave) {
+                entity.enqueue(request, around);
+            }
+            Next::Wait
+        });
     }
 
-    /// Requests that waited for room get it, in their order.
-    fn admit(&mut self) {
-        while !self.admission.is_empty() && self.make_room() {
-            let Some((id, mut waiting)) = self.admission.pop_front() else {
-                return;
-            };
-            self.admission_requests -= waiting.len();
-            if let Some(first) = waiting.pop_front() {
-                self.bring_to_life(id.clone(), first);
-            }
-            for pending in waiting {
-                self.deliver(id.clone(), pending);
-            }
-        }
-    }
-
-    fn start_loads(&mut self) {
-        let settings = &self.context.settings;
-        while self.loads_in_flight < settings.loads_in_flight_max && !self.loads.is_empty() {
-            let count = self.loads.len().min(settings.batch_rows_max);
+    fn start_loads(&mut self, out: &mut E) {
+        while self.loads_in_flight < self.limits.loads_in_flight_max && !self.loads.is_empty() {
+            let count = self.loads.len().min(self.limits.batch_rows_max);
             let entities = &self.entities;
-            let id_of = |key| Some((key, entities.get(key)?.id.clone()));
-            let (keys, ids) = self.loads.drain(..count).filter_map(id_of).unzip();
-            self.effects.push(Effect::Load { keys, ids });
+            let wanted = self
+                .loads
+                .drain(..count)
+                .filter_map(|key| Some((key, entities.get(key)?.id.clone())))
+                .collect();
+            out.recover(wanted);
             self.loads_in_flight += 1;
         }
     }
 
-    fn pass_barrier(&mut self) {
-        if self.has_more_due() || !self.requests.earlier_are_handled() {
+    fn pass_barriers(&mut self, out: &mut E) {
+        let ready = self.desk.counts.earlier_are_handled() || planted(Fault::LeakyBarrier);
+        if self.has_more_due() || !ready {
             return;
         }
         for waiter in self.barriers.drain(..) {
@@ -443,12 +464,12 @@ where
             } else {
                 Ok(())
             };
-            drop(waiter.reply.send(passed));
+            out.pass(waiter.ticket, passed);
         }
     }
 
     /// A barrier that waits for this entity to leave will not see it flushed.
-    pub(super) fn fail_barrier_of(&mut self, key: EntityKey) {
+    pub(super) fn fail_barrier_of(&mut self, key: Key) {
         let live = self.entities.get(key);
         if live.is_some_and(|live| live.entity.is_leaving()) {
             self.fail_barriers();
@@ -461,94 +482,86 @@ where
         }
     }
 
-    /// Moves an entity and does what follows from it.
+    /// Calls an entity and does what follows from it.
     pub(super) fn with_entity(
         &mut self,
-        key: EntityKey,
-        move_it: impl FnOnce(&mut Entity<A>, &Driver<'_, A>) -> Moved<A>,
+        key: Key,
+        out: &mut E,
+        call: impl FnOnce(&mut Entity<E>, &mut Surroundings<'_, E>) -> Next<E>,
     ) {
         let Some(Live { id, entity, .. }) = self.entities.get_mut(key) else {
             return;
         };
-        let driver = driver(
-            &self.context,
-            &self.counters,
-            &self.requests,
-            &self.spare_work,
-            id,
-        );
-        let moved = move_it(entity, &driver);
+        let desk = &mut self.desk;
+        let next = call(entity, &mut Surroundings { id, out, desk });
         if entity.list_as_dirty() {
             self.dirty.push_back(key);
         }
-        self.follow(key, moved);
+        self.follow(key, next, out);
     }
 
-    fn follow(&mut self, key: EntityKey, moved: Moved<A>) {
-        match moved {
-            Moved::Waits => {}
-            Moved::Handles(running) => self.effects.push(Effect::Handle(key, running)),
-            Moved::Loads => self.loads.push_back(key),
-            Moved::Leaves {
+    fn follow(&mut self, key: Key, next: Next<E>, out: &mut E) {
+        match next {
+            Next::Wait => {}
+            Next::Run(running) => out.run(key, running),
+            Next::Load => self.loads.push_back(key),
+            Next::Leave {
                 reason,
                 request,
                 others,
             } => {
-                let Some((id, revision)) = self.passivate(key, reason) else {
-                    unreachable!("who leaves was there")
+                let Some((id, revision)) = self.passivate(key, reason, out) else {
+                    return;
                 };
-                self.driver(&id).answer(request, revision, Answer::Done);
-                for pending in others {
-                    self.deliver(id.clone(), pending);
+                self.answer(&id, request, revision, out);
+                for request in others {
+                    self.deliver(id.clone(), request, out);
                 }
             }
-            Moved::Drops(others) => {
+            Next::Drop(others) => {
                 // It was due and could not be flushed.
                 if others
                     .iter()
-                    .any(|pending| matches!(pending.request, Request::Leave(_)))
+                    .any(|request| matches!(request.request, Request::Leave(_)))
                 {
                     self.fail_barriers();
                 }
-                let Some((id, _)) = self.entities.remove(key) else {
-                    unreachable!("who is dropped was there")
+                let Some((id, entity)) = self.entities.remove(key) else {
+                    return;
                 };
-                self.counters.entity_left();
-                for pending in others {
-                    self.deliver(id.clone(), pending);
+                out.hands().discard(entity);
+                out.count(Counter::Left, 1);
+                for request in others {
+                    self.deliver(id.clone(), request, out);
                 }
             }
         }
     }
 
-    pub(super) fn driver<'a>(&'a self, id: &'a PersistenceId) -> Driver<'a, A> {
-        driver(
-            &self.context,
-            &self.counters,
-            &self.requests,
-            &self.spare_work,
-            id,
-        )
+    /// Answers a request to leave.
+    pub(super) fn answer(
+        &mut self,
+        id: &PersistenceId,
+        request: OpenRequest<E>,
+        revision: Revision,
+        out: &mut E,
+    ) {
+        let desk = &mut self.desk;
+        request.answer(
+            revision,
+            Answer::Passivated,
+            &mut Surroundings { id, out, desk },
+        );
     }
-}
 
-fn driver<'a, A: Aggregate>(
-    context: &'a Context<A>,
-    counters: &'a Counters,
-    requests: &'a OpenRequests,
-    spare_work: &'a SpareWork<A>,
-    persistence_id: &'a PersistenceId,
-) -> Driver<'a, A> {
-    Driver {
-        persistence_id,
-        services: &context.services,
-        mapping: context.mapping.as_ref(),
-        tags: &context.tags,
-        delete_form: context.delete_form,
-        conflict_policy: &context.conflict_policy,
-        counters,
-        lifecycle: &context.lifecycle,
-        requests,
-        spare_work,
+    pub(super) fn fail(
+        &mut self,
+        id: &PersistenceId,
+        request: OpenRequest<E>,
+        error: RequestError,
+        out: &mut E,
+    ) {
+        let desk = &mut self.desk;
+        request.fail(error, &mut Surroundings { id, out, desk });
     }
 }

@@ -1,45 +1,64 @@
 //! A shard's live entities: found by id or by key, and in the order of their last message.
 //!
+//! Messages come almost in the order of their time, so the order is a list to whose end an entity moves,
+//! and costs nothing to keep. Those that a late message put behind later ones are found through a heap.
+//!
 //! They stand side by side in one block of memory. Whoever has work for one keeps its key, so that an id is looked up
 //! only when a message comes; with a million entities each look-up waits for memory several times.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
-use cqrs_es::Aggregate;
 use hashbrown::{DefaultHashBuilder, HashTable};
-use slotmap::{DefaultKey, Key, SlotMap};
+use slotmap::{Key as _, SlotMap};
 use user_state_store::PersistenceId;
 
+use crate::clock::Moment;
+use crate::effects::Effects;
 use crate::entity::Entity;
-
-/// Where an entity is, from when it comes to life until it leaves; nobody else is ever found by it.
-pub(crate) type EntityKey = DefaultKey;
+use crate::persistence::Key;
 
 /// The live entities.
-pub(super) struct Entities<A: Aggregate> {
-    slots: SlotMap<EntityKey, Live<A>>,
+pub(super) struct Entities<E: Effects> {
+    slots: SlotMap<Key, Live<E>>,
     by_id: HashTable<Place>,
     hashes: DefaultHashBuilder,
-    /// The ends of the order; null where there is nobody.
-    oldest: EntityKey,
-    newest: EntityKey,
+    /// The ends of the order; null if nobody is in it.
+    oldest: Key,
+    newest: Key,
+    /// The latest message of all that were ever in the order.
+    latest: Moment,
+    /// Those with a message that is earlier than one ahead of them in the order, by its time. An entry
+    /// whose entity has left, or has another message since, means nothing.
+    stragglers: BinaryHeap<Reverse<(Moment, Key)>>,
 }
 
 /// An entity with its id, and its neighbours in the order.
-pub(super) struct Live<A: Aggregate> {
+pub(super) struct Live<E: Effects> {
     pub(super) id: PersistenceId,
-    pub(super) entity: Entity<A>,
+    pub(super) entity: Entity<E>,
     /// The id's, as in the index.
     hash: u32,
-    older: EntityKey,
-    newer: EntityKey,
+    place: InOrder,
+    straggles: bool,
+    older: Key,
+    newer: Key,
+}
+
+/// Whether an entity is in the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InOrder {
+    Yes,
+    /// It was asked to leave, or does so when its write is resolved.
+    SetAside,
 }
 
 /// An entry of the index. It has its hash with it, so that the index grows without a look at the entities.
 #[derive(Clone, Copy)]
 struct Place {
     hash: u32,
-    key: EntityKey,
+    key: Key,
 }
 
 impl Place {
@@ -49,14 +68,16 @@ impl Place {
     }
 }
 
-impl<A: Aggregate> Entities<A> {
+impl<E: Effects> Entities<E> {
     pub(super) fn new() -> Self {
         Self {
             slots: SlotMap::new(),
             by_id: HashTable::new(),
             hashes: DefaultHashBuilder::default(),
-            oldest: EntityKey::null(),
-            newest: EntityKey::null(),
+            oldest: Key::null(),
+            newest: Key::null(),
+            latest: Moment::ORIGIN,
+            stragglers: BinaryHeap::new(),
         }
     }
 
@@ -65,7 +86,7 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Where this entity is, if it is live.
-    pub(super) fn key_of(&self, id: &PersistenceId) -> Option<EntityKey> {
+    pub(super) fn key_of(&self, id: &PersistenceId) -> Option<Key> {
         let hash = self.hash_of(id);
         let is_here = |place: &Place| {
             place.hash == hash && self.get(place.key).is_some_and(|it| it.id == *id)
@@ -74,19 +95,19 @@ impl<A: Aggregate> Entities<A> {
         Some(place.key)
     }
 
-    pub(super) fn get(&self, key: EntityKey) -> Option<&Live<A>> {
+    pub(super) fn get(&self, key: Key) -> Option<&Live<E>> {
         self.slots.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: EntityKey) -> Option<&mut Live<A>> {
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Live<E>> {
         self.slots.get_mut(key)
     }
 
     /// Brings an entity into the processor's cache, and what is needed of its neighbours to renew it.
-    pub(super) fn touch(&self, key: EntityKey) {
+    pub(super) fn prefetch(&self, key: Key) {
         let Some(live) = self.get(key) else { return };
-        let newer = |key| self.get(key).map(|live: &Live<A>| live.newer);
-        let older = |key| self.get(key).map(|live: &Live<A>| live.older);
+        let newer = |key| self.get(key).map(|live: &Live<E>| live.newer);
+        let older = |key| self.get(key).map(|live: &Live<E>| live.older);
         std::hint::black_box((
             newer(live.older),
             older(live.newer),
@@ -95,7 +116,7 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Brings an entity's place in the index into the processor's cache.
-    pub(super) fn touch_place(&self, key: EntityKey) {
+    pub(super) fn prefetch_place(&self, key: Key) {
         let Some(live) = self.get(key) else { return };
         let place = self
             .by_id
@@ -104,25 +125,28 @@ impl<A: Aggregate> Entities<A> {
     }
 
     /// Adds an entity, which nobody of its id may be before, as the newest.
-    pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<A>) -> EntityKey {
+    pub(super) fn insert(&mut self, id: PersistenceId, entity: Entity<E>) -> Key {
         let hash = self.hash_of(&id);
         let key = self.slots.insert(Live {
             id,
             entity,
             hash,
-            older: EntityKey::null(),
-            newer: EntityKey::null(),
+            place: InOrder::SetAside,
+            straggles: false,
+            older: Key::null(),
+            newer: Key::null(),
         });
         self.by_id
             .insert_unique(Place::spread(hash), Place { hash, key }, |place| {
                 Place::spread(place.hash)
             });
         self.append(key);
+        self.note_straggler(key);
         key
     }
 
     /// Takes an entity out.
-    pub(super) fn remove(&mut self, key: EntityKey) -> Option<(PersistenceId, Entity<A>)> {
+    pub(super) fn remove(&mut self, key: Key) -> Option<(PersistenceId, Entity<E>)> {
         self.unlink(key);
         let Live {
             id, entity, hash, ..
@@ -136,24 +160,78 @@ impl<A: Aggregate> Entities<A> {
         Some((id, entity))
     }
 
-    /// Makes an entity the newest.
-    pub(super) fn renew(&mut self, key: EntityKey) {
-        if key != self.newest && self.slots.contains_key(key) {
-            self.unlink(key);
-            self.append(key);
+    /// An entity has a message: makes it the newest, unless it is set aside.
+    pub(super) fn renew(&mut self, key: Key) {
+        let Some(live) = self.slots.get(key) else {
+            return;
+        };
+        if live.place == InOrder::Yes {
+            if key != self.newest {
+                self.unlink(key);
+                self.append(key);
+            }
+            self.note_straggler(key);
         }
     }
 
-    /// All, the one whose last message is the longest ago first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (EntityKey, &Entity<A>)> {
+    /// Takes an entity out of the order: it leaves without being found there.
+    pub(super) fn set_aside(&mut self, key: Key) {
+        self.unlink(key);
+    }
+
+    /// All in the order, the one whose last message is the longest ago first, but for stragglers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Entity<E>)> {
         let at = |key| self.get(key).map(|live| (key, live));
         std::iter::successors(at(self.oldest), move |(_, live)| at(live.newer))
             .map(|(key, live)| (key, &live.entity))
     }
 
-    /// The one whose last message is the longest ago.
-    pub(super) fn oldest(&self) -> Option<(EntityKey, &Entity<A>)> {
+    /// The first in the order.
+    pub(super) fn oldest(&self) -> Option<(Key, &Entity<E>)> {
         self.iter().next()
+    }
+
+    /// All, in the order or not.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.slots.keys()
+    }
+
+    /// The straggler whose last message is the longest ago.
+    pub(super) fn first_straggler(&mut self) -> Option<(Key, Moment)> {
+        loop {
+            let Reverse((at, key)) = *self.stragglers.peek()?;
+            match self.slots.get_mut(key) {
+                Some(live) if live.place == InOrder::Yes && live.entity.touched() == at => {
+                    return Some((key, at));
+                }
+                Some(live) => {
+                    live.straggles = false;
+                    self.stragglers.pop();
+                    // It may straggle since then, too.
+                    self.note_straggler(key);
+                }
+                None => drop(self.stragglers.pop()),
+            }
+        }
+    }
+
+    fn note_straggler(&mut self, key: Key) {
+        let live_entities = self.slots.len();
+        let Some(live) = self.slots.get_mut(key) else {
+            return;
+        };
+        let touched = live.entity.touched();
+        if touched >= self.latest {
+            self.latest = touched;
+        } else if live.place == InOrder::Yes && !live.straggles {
+            live.straggles = true;
+            self.stragglers.push(Reverse((touched, key)));
+            if self.stragglers.len() > 2 * live_entities {
+                let slots = &self.slots;
+                self.stragglers
+                    .retain(|Reverse((_, key))| slots.contains_key(*key));
+            }
+        }
     }
 
     fn hash_of(&self, id: &PersistenceId) -> u32 {
@@ -161,10 +239,13 @@ impl<A: Aggregate> Entities<A> {
         u32::from_ne_bytes([a, b, c, d])
     }
 
-    fn unlink(&mut self, key: EntityKey) {
+    fn unlink(&mut self, key: Key) {
         let Some(live) = self.slots.get_mut(key) else {
             return;
         };
+        if std::mem::replace(&mut live.place, InOrder::SetAside) == InOrder::SetAside {
+            return;
+        }
         let (older, newer) = (live.older, live.newer);
         match self.slots.get_mut(older) {
             Some(live) => live.newer = newer,
@@ -176,15 +257,16 @@ impl<A: Aggregate> Entities<A> {
         }
     }
 
-    fn append(&mut self, key: EntityKey) {
+    fn append(&mut self, key: Key) {
         let older = std::mem::replace(&mut self.newest, key);
         match self.slots.get_mut(older) {
             Some(live) => live.newer = key,
             None => self.oldest = key,
         }
         if let Some(live) = self.slots.get_mut(key) {
+            live.place = InOrder::Yes;
             live.older = older;
-            live.newer = EntityKey::null();
+            live.newer = Key::null();
         }
     }
 }
@@ -197,20 +279,24 @@ mod tests {
 
     use super::*;
     use crate::clock::Moment;
+    use crate::persistence::DurableState;
+    use crate::shard::rim::Rim;
+
+    type World = Rim<UserState, DurableState<UserState>>;
 
     fn id(number: usize) -> PersistenceId {
         PersistenceId::unique(&format!("mall-{number}")).unwrap()
     }
 
-    fn entity() -> Entity<UserState> {
-        Entity::new(Moment::ORIGIN)
+    fn entity() -> Entity<World> {
+        Entity::new(UserState::default(), Moment::ORIGIN)
     }
 
     #[test]
     fn the_order_and_who_is_found_are_those_of_a_plain_queue_whatever_happens() {
         let mut random = fastrand::Rng::with_seed(1);
         let mut entities = Entities::new();
-        let mut queue: VecDeque<(usize, EntityKey)> = VecDeque::new();
+        let mut queue: VecDeque<(usize, Key)> = VecDeque::new();
         let mut gone = Vec::new();
         for _ in 0..20_000 {
             let number = random.usize(0..200);

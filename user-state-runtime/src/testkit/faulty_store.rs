@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, PersistenceId, Settled,
-    StoreError, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
+    Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, LoadedRow, PersistenceId,
+    Settled, StoreError, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
     WriteSignal, WriterSession,
 };
 
@@ -50,7 +50,7 @@ pub enum LoadFault {
 /// use std::sync::Arc;
 /// use user_state_domain::UserCommand;
 /// use user_state_runtime::testkit::{FaultyStore, ManualTime, WriteFault};
-/// use user_state_runtime::{Clock, ExecuteError, Runtime};
+/// use user_state_runtime::{Clock, ExecuteError, RequestError, Runtime};
 ///
 /// let faulty = Arc::new(FaultyStore::new(store));
 /// let time = ManualTime::new();
@@ -60,7 +60,7 @@ pub enum LoadFault {
 /// faulty.fail_writes(WriteFault::FailBefore, 1);
 /// let login = UserCommand::Login { at: time.utc_now() };
 /// let failed = user.execute(login.clone()).await.unwrap_err();
-/// assert!(matches!(failed, ExecuteError::Unavailable(_)));
+/// assert!(matches!(failed, ExecuteError::Failed(RequestError::Unavailable(_))));
 /// assert_eq!(user.execute(login).await?.get(), 1, "the fault was for one write");
 /// # Ok(())
 /// # }
@@ -228,10 +228,7 @@ impl Gate {
 
 #[async_trait]
 impl DurableStateStore for FaultyStore {
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError> {
         self.loads.pass().await;
         let (whole, single) = {
             let loads = &mut self.script().loads;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use user_state_runtime::testkit::{FaultyStore, WriteFault};
-use user_state_runtime::{EntityRef, ExecuteError, Versioned};
+use user_state_runtime::{EntityRef, ExecuteError, RequestError, Versioned};
 use user_state_store::Revision;
 
 use super::ledger::{Ledger, add};
@@ -57,9 +57,9 @@ impl History {
                 told.acknowledged.push((revision, amount));
                 told.tell(before.next().unwrap(), revision);
             }
-            Err(ExecuteError::Unknown) => told.unknown.push(amount),
+            Err(ExecuteError::Failed(RequestError::Unknown)) => told.unknown.push(amount),
             Err(error) => {
-                assert!(error.is_surely_not_applied(), "{error:?}");
+                assert!(error.is_definitely_not_applied(), "{error:?}");
                 told.not_applied.push(amount);
             }
         }

@@ -19,13 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use cqrs_es::Aggregate;
 use futures_util::FutureExt;
 use sqlx::{Connection, PgConnection};
 use throwaway_postgres::TestDatabase;
 use user_state_domain::{UserCommand, UserKey};
 use user_state_runtime::testkit::FaultyStore;
-use user_state_runtime::{EntityRef, ExecuteError, RequestError, Versioned};
+use user_state_runtime::{EntityRef, ExecuteError, LiveAggregate, RequestError, Versioned};
 use user_state_store::{ConnectOptions, DurableStateStore, Revision};
 
 pub mod history;
@@ -88,27 +87,17 @@ pub fn sent<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -
 
 /// Sends a command: it must not be answered on the spot.
 #[track_caller]
-pub fn execute<A>(
+pub fn execute<A: LiveAggregate>(
     entity: &EntityRef<A>,
     command: A::Command,
-) -> Call<Result<Revision, ExecuteError<A>>>
-where
-    A: Aggregate + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+) -> Call<Result<Revision, ExecuteError<A>>> {
     let entity = entity.clone();
     sent(async move { entity.execute(command).await })
 }
 
 /// Sends a read: it must not be answered on the spot.
 #[track_caller]
-pub fn read<A>(entity: &EntityRef<A>) -> Call<Result<Versioned<A>, RequestError>>
-where
-    A: Aggregate + 'static,
-    A::Command: Send + 'static,
-    A::Error: Send + Sync + 'static,
-{
+pub fn read<A: LiveAggregate>(entity: &EntityRef<A>) -> Call<Result<Versioned<A>, RequestError>> {
     let entity = entity.clone();
     sent(async move { entity.state().await })
 }

@@ -77,7 +77,7 @@ use self::core::{Core, Step};
 ///
 /// use futures_util::{StreamExt as _, TryStreamExt as _};
 /// use user_state_store::{
-///     Change, DurableStateStore, FeedSettings, PersistenceId, Revision, SliceRange, SqliteStore,
+///     DurableStateStore, FeedSettings, PersistenceId, Revision, SliceRange, SqliteStore,
 ///     StoreSettings, TimestampOffset, Write, WriteBatch, changes_by_slices,
 /// };
 ///
@@ -90,12 +90,7 @@ use self::core::{Core, Step};
 /// let settings = FeedSettings::default();
 /// let mut changes = changes_by_slices(store.clone(), "", SliceRange::ALL, start, settings)?;
 ///
-/// let write = Write {
-///     persistence_id: PersistenceId::unique("mall-user")?,
-///     expected: Revision::NONE,
-///     expected_at: None,
-///     change: Change::Mark,
-/// };
+/// let write = Write::mark(PersistenceId::unique("mall-user")?, Revision::NONE);
 /// store.write(&WriteBatch::new(vec![write])?).await;
 /// let change = changes.try_next().await?.ok_or("a live feed does not end")?;
 /// assert_eq!(change.state.persistence_id.as_str(), "mall-user");

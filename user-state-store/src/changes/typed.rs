@@ -80,8 +80,8 @@ impl<A> TypedChange<A> {
 /// use futures_util::TryStreamExt as _;
 /// use serde::{Deserialize, Serialize};
 /// use user_state_store::{
-///     Change, DurableStateStore, PersistenceId, Revision, SerdeMapping, SliceRange, SqliteStore, StateMapping as _,
-///     StoreSettings, Tags, TimestampOffset, Write, WriteBatch, current_changes_by_slices, typed_changes,
+///     DurableStateStore, PersistenceId, SerdeMapping, SliceRange, SqliteStore, StateMapping as _,
+///     StoreSettings, TimestampOffset, Write, WriteBatch, current_changes_by_slices, typed_changes,
 /// };
 ///
 /// #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -97,8 +97,7 @@ impl<A> TypedChange<A> {
 /// let mapping = SerdeMapping::<Stock>::new("com.example.Stock");
 /// let persistence_id = PersistenceId::of("Stock", "p-1")?;
 /// let payload = mapping.encode(&persistence_id, &Stock { pieces: 7 })?;
-/// let change = Change::Put { revision: Revision::FIRST, payload, tags: Tags::NONE };
-/// let write = Write { persistence_id, expected: Revision::NONE, expected_at: None, change };
+/// let write = Write::create(persistence_id, payload);
 /// store.write(&WriteBatch::new(vec![write])?).await;
 ///
 /// let start = TimestampOffset::default();

@@ -4,7 +4,9 @@ use super::likeness::is_alike;
 use super::{Resolution, Writers};
 use crate::error::{Cause, StoreError};
 use crate::revision::Revision;
-use crate::store::{Change, Fence, StoredState, StoredValue, Write, WriteOutcome, WriterSession};
+use crate::store::{
+    Change, Fence, LoadedRow, StoredState, StoredValue, Write, WriteOutcome, WriterSession,
+};
 
 /// A lost session may still apply the write, so a row that could change is no answer.
 const OPEN_SESSION: StoreError = StoreError::Unavailable(Cause::Other(
@@ -68,7 +70,7 @@ pub(super) fn after_write(outcome: WriteOutcome) -> (Step, Option<WriterSession>
 pub(super) fn after_read(
     write: &Write,
     repetition: Repetition,
-    row: Result<Option<StoredState>, StoreError>,
+    row: LoadedRow,
     fence: Fence,
     writers: Writers,
 ) -> Resolution {
@@ -165,12 +167,8 @@ mod tests {
     }
 
     fn write(expected: i64, change: Change) -> Write {
-        Write {
-            persistence_id: PersistenceId::unique("mall-user").unwrap(),
-            expected: revision(expected),
-            expected_at: None,
-            change,
-        }
+        let id = PersistenceId::unique("mall-user").unwrap();
+        Write::new(id, revision(expected), change)
     }
 
     fn put(expected: i64, new: i64) -> Write {
@@ -390,9 +388,9 @@ mod tests {
     #[test]
     fn a_row_made_again_at_the_expected_revision_tells_nothing() {
         for change in [put(4, 5), write(4, Change::Mark), write(4, Change::Erase)] {
-            let known = |at| Write {
-                expected_at: DateTime::from_timestamp_micros(at),
-                ..change.clone()
+            let known = |at| {
+                let at = DateTime::from_timestamp_micros(at);
+                change.clone().expected_at(at)
             };
             let stored = state(4, b"again");
             always(&known(1), Some(&stored), &Resolution::Unknown);

@@ -15,7 +15,7 @@ use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
 use crate::sqlite::connection::Lane;
 use crate::sqlite::error::{before_commit, cause, is_damage};
-use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState};
+use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, LoadedRow, StoredState};
 
 mod apply;
 mod changes;
@@ -50,15 +50,12 @@ WHERE persistence_id > CASE ?3 WHEN 'TEXT' THEN CAST(?1 AS TEXT) ELSE ?1 END
 ORDER BY persistence_id
 LIMIT ?2";
 
-/// What was found for an id.
-type Found = Result<Option<StoredState>, StoreError>;
-
 /// Loads the rows of these ids, one answer per id.
 pub(super) async fn load(
     lane: &Lane,
     ids: &[PersistenceId],
     payload_bytes_max: usize,
-) -> Result<Vec<Found>, StoreError> {
+) -> Result<Vec<LoadedRow>, StoreError> {
     if ids.len() > BATCH_ROWS_MAX {
         return Err(StoreError::TooLarge {
             what: "the number of ids in a load",
@@ -85,9 +82,9 @@ async fn around_damage(
     payload_bytes_max: usize,
     share: usize,
     error: StoreError,
-) -> Result<Vec<Found>, StoreError> {
+) -> Result<Vec<LoadedRow>, StoreError> {
     let deadline = lane.deadline();
-    let mut found: Vec<Found> = ids.iter().map(|_| Ok(None)).collect();
+    let mut found: Vec<LoadedRow> = ids.iter().map(|_| Ok(None)).collect();
     let mut cuts = Cuts::of((0..ids.len()).collect());
     // The load of all of them failed already.
     let mut answer = Err(error);
@@ -124,7 +121,7 @@ async fn around_damage(
     Ok(found)
 }
 
-fn note(found: &mut [Found], index: usize, row: Found) {
+fn note(found: &mut [LoadedRow], index: usize, row: LoadedRow) {
     if let Some(place) = found.get_mut(index) {
         *place = row;
     }
@@ -155,7 +152,7 @@ async fn load_part(
     ids: &[PersistenceId],
     payload_bytes_max: usize,
     share: usize,
-) -> Result<Vec<Found>, StoreError> {
+) -> Result<Vec<LoadedRow>, StoreError> {
     let texts: Vec<&str> = ids.iter().map(PersistenceId::as_str).collect();
     let query = sqlx::query(LOAD)
         .bind(serde_json::Value::from(texts).to_string())

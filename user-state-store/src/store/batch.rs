@@ -1,8 +1,6 @@
 //! A set of writes that a store can send together.
 
-use crate::payload::Payload;
-use crate::revision::Revision;
-use crate::store::{Change, Write};
+use crate::store::Write;
 use crate::tags::TAGS_MAX;
 
 /// The most writes in a batch, and the most ids in a load.
@@ -91,46 +89,5 @@ impl WriteBatch {
     /// Gives the writes back, in the order of their ids.
     pub fn into_writes(self) -> Vec<Write> {
         self.writes
-    }
-}
-
-impl Write {
-    /// The revision after this write; [`Revision::NONE`] after [`Change::Erase`].
-    pub fn new_revision(&self) -> Revision {
-        match &self.change {
-            Change::Put { revision, .. } => *revision,
-            Change::Mark => self.expected.next().unwrap_or(self.expected),
-            Change::Erase => Revision::NONE,
-        }
-    }
-
-    /// The payload this write stores, where it stores one.
-    pub fn payload(&self) -> Option<&Payload> {
-        match &self.change {
-            Change::Put { payload, .. } => Some(payload),
-            Change::Mark | Change::Erase => None,
-        }
-    }
-
-    /// How many payload bytes this write carries.
-    pub fn payload_len(&self) -> usize {
-        self.payload().map_or(0, |payload| payload.bytes.len())
-    }
-
-    fn validate(&self) -> Result<(), InvalidBatch> {
-        match &self.change {
-            Change::Put { revision, .. } if *revision <= self.expected => {
-                Err(InvalidBatch::WrongRevision)
-            }
-            Change::Put { revision, .. }
-                if self.expected.is_none() && *revision != Revision::FIRST =>
-            {
-                Err(InvalidBatch::WrongRevision)
-            }
-            Change::Put { tags, .. } if tags.len() > TAGS_MAX => Err(InvalidBatch::TooManyTags),
-            Change::Mark if self.expected.next().is_none() => Err(InvalidBatch::WrongRevision),
-            Change::Erase if self.expected.is_none() => Err(InvalidBatch::NothingToErase),
-            _ => Ok(()),
-        }
     }
 }

@@ -191,8 +191,7 @@ impl Fixture {
 
     /// Loads one row.
     async fn row(&self, id: &PersistenceId) -> TestResult<Option<StoredState>> {
-        let row = self.store.load(std::slice::from_ref(id)).await?.pop();
-        Ok(row.ok_or("a load has one answer per id")??)
+        Ok(self.store.load_one(id).await?)
     }
 
     /// Loads one row that must be there.
@@ -226,8 +225,8 @@ pub async fn a_closed_store_answers_closed(fixture: &Fixture) -> TestResult {
     fixture.apply(sample::create(&id)).await?;
     fixture.store.close().await;
     fixture.store.close().await;
-    let loaded = fixture.store.load(std::slice::from_ref(&id)).await;
-    assert_eq!(loaded.err(), Some(StoreError::Closed));
+    let loaded = fixture.store.load_one(&id).await;
+    assert_eq!(loaded, Err(StoreError::Closed));
     let written = fixture.write(vec![sample::put(&id, 1, 2)]).await?;
     assert_eq!(written, [WriteOutcome::NotApplied(StoreError::Closed)]);
     let changes = fixture.store.changes(&sample::all_changes("")).await;

@@ -215,7 +215,6 @@ mod tests {
     use crate::persistence_id::PersistenceId;
     use crate::revision::Revision;
     use crate::slice::Slice;
-    use crate::store::Change;
 
     type TestResult = Result<(), Box<dyn Error>>;
 
@@ -235,12 +234,8 @@ mod tests {
 
     fn batch(ids: &[&str]) -> Result<WriteBatch, Box<dyn Error>> {
         let writes = ids.iter().map(|id| {
-            Ok(Write {
-                persistence_id: PersistenceId::unique(id)?,
-                expected: Revision::FIRST,
-                expected_at: None,
-                change: Change::Mark,
-            })
+            let id = PersistenceId::unique(id)?;
+            Ok(Write::mark(id, Revision::FIRST))
         });
         Ok(WriteBatch::new(
             writes.collect::<Result<_, Box<dyn Error>>>()?,

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, PersistenceId, SqliteStore,
-    StoreError, StoredState, UnknownOutcome, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, LoadedRow, PersistenceId,
+    SqliteStore, StoreError, UnknownOutcome, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 /// What happens to one call of `write`.
@@ -91,10 +91,7 @@ impl LossyStore {
 
 #[async_trait]
 impl DurableStateStore for LossyStore {
-    async fn load(
-        &self,
-        ids: &[PersistenceId],
-    ) -> Result<Vec<Result<Option<StoredState>, StoreError>>, StoreError> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError> {
         self.inner.load(ids).await
     }
 

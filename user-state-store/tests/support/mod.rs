@@ -19,8 +19,8 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use throwaway_postgres::TestDatabase;
 use url::Url;
 use user_state_store::{
-    Change, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
-    StoreError, StoredState, Tags, Write, WriteBatch, WriteOutcome,
+    Change, DurableStateStore, LoadedRow, Manifest, Payload, PersistenceId, Revision, SerializerId,
+    Tags, Write, WriteBatch, WriteOutcome,
 };
 
 /// What a test returns.
@@ -189,30 +189,21 @@ impl io::Write for Captured {
 
 /// A write of a JSON-like payload with one tag.
 pub(crate) fn put(id: &str, expected: i64, revision: i64, bytes: &[u8]) -> Write {
-    Write {
-        persistence_id: PersistenceId::unique(id).unwrap(),
-        expected: Revision::new(expected).unwrap(),
-        expected_at: None,
-        change: Change::Put {
-            revision: Revision::new(revision).unwrap(),
-            payload: Payload {
-                serializer_id: SerializerId::JACKSON_JSON,
-                manifest: Manifest::new("com.example.State"),
-                bytes: bytes.to_vec(),
-            },
-            tags: Tags::one("state"),
-        },
-    }
+    let payload = Payload {
+        serializer_id: SerializerId::JACKSON_JSON,
+        manifest: Manifest::new("com.example.State"),
+        bytes: bytes.to_vec(),
+    };
+    let id = PersistenceId::unique(id).unwrap();
+    Write::update(id, Revision::new(expected).unwrap(), payload)
+        .at_revision(Revision::new(revision).unwrap())
+        .tags(Tags::one("state"))
 }
 
 /// Another change of an entity.
 pub(crate) fn change(id: &str, expected: i64, change: Change) -> Write {
-    Write {
-        persistence_id: PersistenceId::unique(id).unwrap(),
-        expected: Revision::new(expected).unwrap(),
-        expected_at: None,
-        change,
-    }
+    let id = PersistenceId::unique(id).unwrap();
+    Write::new(id, Revision::new(expected).unwrap(), change)
 }
 
 /// Writes and gives the outcomes in the order of the ids.
@@ -221,10 +212,6 @@ pub(crate) async fn write(store: &dyn DurableStateStore, writes: Vec<Write>) -> 
 }
 
 /// Loads one id.
-pub(crate) async fn load(
-    store: &dyn DurableStateStore,
-    id: &str,
-) -> Result<Option<StoredState>, StoreError> {
-    let mut rows = store.load(&[PersistenceId::unique(id).unwrap()]).await?;
-    rows.remove(0)
+pub(crate) async fn load(store: &dyn DurableStateStore, id: &str) -> LoadedRow {
+    store.load_one(&PersistenceId::unique(id).unwrap()).await
 }

@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use user_state_store::{
-    Access, BATCH_ROWS_MAX, ConnectOptions, DurableStateStore, OpenError, PersistenceId,
-    StoreError, StoredState, Tz, UserStateMapping, load_in_parts,
+    Access, BATCH_ROWS_MAX, ConnectOptions, DurableStateStore, LoadedRow, OpenError, PersistenceId,
+    StoreError, Tz, UserStateMapping, load_in_parts,
 };
 
 #[path = "../shared/exit.rs"]
@@ -108,7 +108,7 @@ async fn open(url: &str) -> Result<Arc<dyn DurableStateStore>, Failure> {
 async fn load(
     store: &dyn DurableStateStore,
     ids: &[PersistenceId],
-) -> Result<Vec<Result<Option<StoredState>, StoreError>>, Failure> {
+) -> Result<Vec<LoadedRow>, Failure> {
     let mut rows: Vec<_> = ids.iter().map(|_| Ok(None)).collect();
     load_in_parts(store, ids, |place, row| {
         if let Some(slot) = rows.get_mut(place) {

@@ -5,8 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 use user_state_domain::UserState;
 use user_state_store::{
-    DecodeError, Payload, PersistenceId, SerializerId, StateMapping, StoreError, StoredState,
-    StoredValue, UserStateMapping,
+    DecodeError, LoadedRow, Payload, PersistenceId, SerializerId, StateMapping, StoreError,
+    StoredState, StoredValue, UserStateMapping,
 };
 
 use crate::exit::{Failure, with_causes};
@@ -70,11 +70,7 @@ struct Row {
 
 impl Report {
     /// What a load gave.
-    pub(crate) fn of(
-        id: &PersistenceId,
-        row: Result<Option<StoredState>, StoreError>,
-        mapping: &UserStateMapping,
-    ) -> Self {
+    pub(crate) fn of(id: &PersistenceId, row: LoadedRow, mapping: &UserStateMapping) -> Self {
         match row {
             Ok(Some(row)) => Self::of_row(&row, mapping),
             Ok(None) => Self {

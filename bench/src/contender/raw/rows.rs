@@ -35,10 +35,13 @@ impl Contender for Rows {
         match case.kind {
             Kind::Write | Kind::Mix | Kind::Read | Kind::Recover => None,
             Kind::Passivate | Kind::Memory => Some("it keeps no users in memory".to_owned()),
-            Kind::Latency { .. } => Some("it has no queue for requests that are due".to_owned()),
+            Kind::Latency { .. } | Kind::ReadRate { .. } => {
+                Some("it has no queue for requests that are due".to_owned())
+            }
             Kind::Feed => Some("it reads one row at a time".to_owned()),
             Kind::StartUp => Some("it has nothing to start but a connection".to_owned()),
             Kind::Held { .. } => Some("this is about the store alone".to_owned()),
+            Kind::Sqlite(_) => Some("it knows no files".to_owned()),
         }
     }
 

@@ -7,9 +7,7 @@
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
-use crate::store::StoredState;
-
-type Found = Result<Option<StoredState>, StoreError>;
+use crate::store::{LoadedRow, StoredState};
 
 /// The ids of a load.
 pub(super) struct Asked<'ids> {
@@ -23,7 +21,7 @@ pub(super) struct Answers<'asked> {
     asked: &'asked Asked<'asked>,
     /// Where in `sorted` the next row's id is expected.
     next: usize,
-    found: Vec<Found>,
+    found: Vec<LoadedRow>,
     /// The lowest and the highest revision found, for each place.
     revisions: Vec<Option<(Revision, Revision)>>,
 }
@@ -105,7 +103,7 @@ impl<'asked> Answers<'asked> {
     }
 
     /// What was found, in the order asked.
-    pub(super) fn into_found(self) -> Vec<Found> {
+    pub(super) fn into_found(self) -> Vec<LoadedRow> {
         let Self {
             asked, mut found, ..
         } = self;
@@ -157,7 +155,7 @@ mod tests {
     }
 
     /// The answers to `asked` where the database has these rows, in this order.
-    fn answers(asked: &[&str], rows: &[(&str, i64)]) -> Vec<Found> {
+    fn answers(asked: &[&str], rows: &[(&str, i64)]) -> Vec<LoadedRow> {
         let asked = ids(asked);
         let asked = Asked::new(&asked);
         let mut answers = Answers::to(&asked);

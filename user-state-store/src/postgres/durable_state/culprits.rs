@@ -13,9 +13,10 @@ use crate::cuts::{Cuts, Part, Verdict};
 use crate::deadline::until;
 use crate::error::{Cause, StoreError};
 use crate::persistence_id::PersistenceId;
-use crate::postgres::durable_state::load::{Found, load_part};
+use crate::postgres::durable_state::load::load_part;
 use crate::postgres::error::Failure;
 use crate::postgres::pool::{Call, Pool};
+use crate::store::LoadedRow;
 
 /// Fails for an id that the server cannot take, and reads no table.
 pub(in crate::postgres) const SELECT_TAKEN: &str = "SELECT octet_length($1::text)";
@@ -31,11 +32,11 @@ pub(super) struct Search<'call> {
 
 impl Search<'_> {
     /// What is found for each id after the load of all of them failed; an error if that concerns everybody.
-    pub(super) async fn after(&self, failure: Failure) -> Result<Vec<Found>, StoreError> {
+    pub(super) async fn after(&self, failure: Failure) -> Result<Vec<LoadedRow>, StoreError> {
         if !failure.may_concern_a_row() {
             return Err(failure.into());
         }
-        let mut found: Vec<Found> = self.ids.iter().map(|_| Ok(None)).collect();
+        let mut found: Vec<LoadedRow> = self.ids.iter().map(|_| Ok(None)).collect();
         let mut cuts = Cuts::of((0..self.ids.len()).collect());
         let all = cuts.next().unwrap_or_default();
         self.refused(&mut cuts, all, &failure, &mut found).await;
@@ -67,7 +68,13 @@ impl Search<'_> {
     }
 
     /// A part failed. If it was one id alone, that is judged; ids that are not asked for any more fail alike.
-    async fn refused(&self, cuts: &mut Cuts, part: Part, failure: &Failure, found: &mut [Found]) {
+    async fn refused(
+        &self,
+        cuts: &mut Cuts,
+        part: Part,
+        failure: &Failure,
+        found: &mut [LoadedRow],
+    ) {
         let Verdict::Fail(rows) = cuts.refused(part, failure.refusing_code()) else {
             return;
         };
@@ -80,7 +87,7 @@ impl Search<'_> {
         }
     }
 
-    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<Found>, Failure> {
+    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, Failure> {
         let loading = load_part(self.pool, self.settings, ids, self.share);
         match until(self.deadline, loading).await {
             Ok(Ok(found)) => Ok(found.unwrap_or_else(|error| vec![Err(error); ids.len()])),
@@ -108,7 +115,7 @@ impl Search<'_> {
     }
 }
 
-fn note(found: &mut [Found], index: usize, row: Found) {
+fn note(found: &mut [LoadedRow], index: usize, row: LoadedRow) {
     if let Some(place) = found.get_mut(index) {
         *place = row;
     }

@@ -22,7 +22,7 @@ use crate::postgres::durable_state::payload_column::{
 };
 use crate::postgres::durable_state::row::Reader;
 use crate::postgres::pool::{Call, Pool};
-use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, StoredState, StoredValue};
+use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, LoadedRow, StoredValue};
 
 /// The rows of some ids.
 pub(in crate::postgres) const SELECT_STATES: Statement = reading_payload!(
@@ -57,15 +57,12 @@ FROM durable_state AS d
 WHERE d.persistence_id = ANY ($1::text[])"
 );
 
-/// What was found for an id.
-pub(super) type Found = Result<Option<StoredState>, StoreError>;
-
 /// Loads the rows of these ids. See [`crate::DurableStateStore::load`].
 pub(in crate::postgres) async fn load(
     pool: &Pool,
     settings: &StoreSettings,
     ids: &[PersistenceId],
-) -> Result<Vec<Found>, StoreError> {
+) -> Result<Vec<LoadedRow>, StoreError> {
     if ids.len() > BATCH_ROWS_MAX {
         return Err(StoreError::TooLarge {
             what: "the number of ids",
@@ -107,7 +104,7 @@ pub(super) async fn load_part(
     settings: &StoreSettings,
     ids: &[PersistenceId],
     share: usize,
-) -> Result<Result<Vec<Found>, StoreError>, crate::postgres::error::Failure> {
+) -> Result<Result<Vec<LoadedRow>, StoreError>, crate::postgres::error::Failure> {
     let asked = Asked::new(ids);
     let load = Load {
         asked: &asked,
@@ -125,7 +122,7 @@ struct Load<'call> {
 }
 
 impl Call for Load<'_> {
-    type Answer = Result<Vec<Found>, StoreError>;
+    type Answer = Result<Vec<LoadedRow>, StoreError>;
 
     async fn run(&mut self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
         let mut rows = sqlx::query(SELECT_STATES.of(self.settings.payload_column))
@@ -155,7 +152,7 @@ impl Load<'_> {
     /// Puts the lengths of the payloads that did not come in their places.
     async fn measure(
         &self,
-        found: &mut [Found],
+        found: &mut [LoadedRow],
         connection: &mut PgConnection,
     ) -> Result<(), sqlx::Error> {
         let withheld: Vec<&str> = found
@@ -186,7 +183,7 @@ impl Load<'_> {
     }
 }
 
-fn is_withheld(found: &Found) -> bool {
+fn is_withheld(found: &LoadedRow) -> bool {
     matches!(found, Ok(Some(state)) if matches!(state.value, StoredValue::Withheld { .. }))
 }
 

@@ -27,7 +27,7 @@ use crate::postgres::error::open_error;
 use crate::postgres::identity::SELECT_PROCESS_ID;
 use crate::postgres::table::TABLE;
 use crate::revision::Revision;
-use crate::store::{Change, Write};
+use crate::store::Write;
 use crate::tags::Tags;
 
 /// A table that somebody holds locked is not waited for: that says nothing of its form.
@@ -152,24 +152,16 @@ async fn attempt(
         .fetch_one(&mut *connection)
         .await
         .map_err(failed("BEGIN"))?;
-    let put = |expected, revision| Write {
-        // Two separators and nothing behind the last: an id that neither Pekko nor this library gives an entity.
-        persistence_id: PersistenceId::stored(&format!("user-state|opening {process_id}|")),
-        expected,
-        expected_at: None,
-        change: Change::Put {
-            revision,
-            payload: Payload {
-                serializer_id: SerializerId::JACKSON_JSON,
-                manifest: Manifest::new("user-state"),
-                bytes: b"{}".to_vec(),
-            },
-            tags: tags.clone(),
-        },
+    // Two separators and nothing behind the last: an id that neither Pekko nor this library gives an entity.
+    let id = PersistenceId::stored(&format!("user-state|opening {process_id}|"));
+    let payload = Payload {
+        serializer_id: SerializerId::JACKSON_JSON,
+        manifest: Manifest::new("user-state"),
+        bytes: b"{}".to_vec(),
     };
     connection.execute(BEGIN).await.map_err(failed("BEGIN"))?;
 
-    let create = put(Revision::NONE, Revision::FIRST);
+    let create = Write::create(id.clone(), payload.clone()).tags(tags.clone());
     let writes = [&create];
     let columns = Columns::of(&writes);
     let inserted = sqlx::query(INSERT_STATES.of(payload_column))
@@ -185,8 +177,8 @@ async fn attempt(
         .await;
     came_back("INSERT", inserted)?;
 
-    let second = Revision::FIRST.next().unwrap_or(Revision::FIRST);
-    let update = put(Revision::FIRST, second);
+    let update = Write::update(id.clone(), Revision::FIRST, payload).tags(tags);
+    let second = update.new_revision();
     let writes = [&update];
     let columns = Columns::of(&writes);
     let updated = sqlx::query(UPDATE_STATES.of(payload_column))
@@ -206,11 +198,7 @@ async fn attempt(
     if !known.may_delete {
         return Ok(());
     }
-    let erase = Write {
-        expected: second,
-        change: Change::Erase,
-        ..put(Revision::FIRST, second)
-    };
+    let erase = Write::erase(id, second);
     let writes = [&erase];
     let columns = Columns::of(&writes);
     let erased = sqlx::query(DELETE_STATES)

@@ -132,7 +132,7 @@ mod tests {
     use crate::persistence_id::PersistenceId;
     use crate::revision::Revision;
     use crate::sqlite::Store;
-    use crate::store::{Change, Write};
+    use crate::store::Write;
 
     #[tokio::test]
     async fn db_timestamps_increase_while_the_clock_stands_still_or_goes_back()
@@ -145,13 +145,7 @@ mod tests {
         let mut told = Vec::new();
         for now in [1_000_000, 1_000_000, 1_000_000, 500_000, 2_000_000] {
             clock.set(now);
-            let change = Change::Mark;
-            let write = Write {
-                persistence_id: PersistenceId::unique("user")?,
-                expected,
-                expected_at: None,
-                change,
-            };
+            let write = Write::mark(PersistenceId::unique("user")?, expected);
             expected = write.new_revision();
             let batch = WriteBatch::new(vec![write])?;
             let outcomes = super::write(&store.writer, &batch, 1, || clock.get()).await;

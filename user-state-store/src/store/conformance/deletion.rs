@@ -113,9 +113,9 @@ pub async fn a_row_made_again_at_the_same_revision_conflicts_with_whoever_knew_t
         let new = fixture.apply_at(put_again).await?;
         let row = fixture.present(id).await?;
 
-        fixture.conflict(sample::known(old, change.clone())).await?;
+        fixture.conflict(change.clone().expected_at(old)).await?;
         assert_eq!(fixture.present(id).await?, row);
-        fixture.apply(sample::known(new, change)).await?;
+        fixture.apply(change.expected_at(new)).await?;
     }
     Ok(())
 }

@@ -39,10 +39,7 @@ pub async fn random_histories_agree_with_a_model(fixture: &Fixture) -> TestResul
             if random.below(2) == 0 {
                 let write = random_write(fixture, &mut random, id, stored);
                 let time = model.get(id).map(|row| row.db_timestamp);
-                writes.extend(write.map(|write| Write {
-                    expected_at: random_time(&mut random, time),
-                    ..write
-                }));
+                writes.extend(write.map(|write| write.expected_at(random_time(&mut random, time))));
             }
         }
         writes.sort_unstable_by(|left, right| left.persistence_id.cmp(&right.persistence_id));

@@ -2,14 +2,12 @@
 
 use std::num::NonZeroUsize;
 
-use chrono::{DateTime, Utc};
-
 use crate::changes::ChangesQuery;
 use crate::payload::{Manifest, Payload, SerializerId};
 use crate::persistence_id::{InvalidPersistenceId, PersistenceId};
 use crate::revision::Revision;
 use crate::slice::SliceRange;
-use crate::store::{Change, Write};
+use crate::store::Write;
 use crate::tags::Tags;
 
 /// More rows than any promise writes, where paging is not the question.
@@ -63,42 +61,17 @@ pub(super) fn put_tagged(
     payload: Payload,
     tags: Tags,
 ) -> Write {
-    Write {
-        persistence_id: id.clone(),
-        expected: revision(expected),
-        expected_at: None,
-        change: Change::Put {
-            revision: revision(new),
-            payload,
-            tags,
-        },
-    }
+    Write::update(id.clone(), revision(expected), payload)
+        .at_revision(revision(new))
+        .tags(tags)
 }
 
 pub(super) fn mark(id: &PersistenceId, expected: i64) -> Write {
-    Write {
-        persistence_id: id.clone(),
-        expected: revision(expected),
-        expected_at: None,
-        change: Change::Mark,
-    }
+    Write::mark(id.clone(), revision(expected))
 }
 
 pub(super) fn erase(id: &PersistenceId, expected: i64) -> Write {
-    Write {
-        persistence_id: id.clone(),
-        expected: revision(expected),
-        expected_at: None,
-        change: Change::Erase,
-    }
-}
-
-/// The same write of somebody who knows when the row was written.
-pub(super) fn known(at: DateTime<Utc>, write: Write) -> Write {
-    Write {
-        expected_at: Some(at),
-        ..write
-    }
+    Write::erase(id.clone(), revision(expected))
 }
 
 /// All changes of an entity type until now.

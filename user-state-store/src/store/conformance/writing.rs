@@ -221,18 +221,16 @@ pub async fn the_time_of_the_known_row_is_told_exactly_by_loads_and_writes(
         assert_eq!(fixture.present(&id).await?.db_timestamp, at);
         for beside in [-1, 1] {
             let other = at + TimeDelta::microseconds(beside);
-            let write = sample::known(other, sample::put(&id, revision, revision + 1));
+            let write = sample::put(&id, revision, revision + 1).expected_at(other);
             fixture.conflict(write).await?;
         }
         let write = match revision {
             3 => sample::mark(&id, revision),
             _ => sample::put(&id, revision, revision + 1),
         };
-        at = fixture.apply_at(sample::known(at, write)).await?;
+        at = fixture.apply_at(write.expected_at(at)).await?;
     }
-    fixture
-        .apply(sample::known(at, sample::erase(&id, 5)))
-        .await?;
+    fixture.apply(sample::erase(&id, 5).expected_at(at)).await?;
     assert_eq!(fixture.row(&id).await?, None);
     Ok(())
 }

@@ -38,11 +38,15 @@ class Figures {
         "per_second" to perSecond(nanos),
         "p50_us" to quantile(50.0),
         "p99_us" to quantile(99.0),
+        "p999_us" to quantile(99.9),
         "errors" to errors.sum(),
         "extras" to extras,
     )
 
     fun perSecond(nanos: Long) = micros.totalCount * 1e9 / nanos
+
+    /** A quantile of the latencies, 0 where there are none. */
+    fun microsAt(percent: Double): Double = (quantile(percent) ?: 0L).toDouble()
 
     private fun quantile(percent: Double) = if (micros.totalCount == 0L) null else micros.getValueAtPercentile(percent)
 }

@@ -47,6 +47,7 @@ private class LoadPeer : AutoCloseable {
         "mix" -> closedLoop(question, skewed(question.users))
         "recover" -> recover(question)
         "latency" -> latency(question)
+        "read-rate" -> readRate(question)
         "start-up" -> startUp(question)
         else -> throw NotRun("Pekko is not asked for ${question.work}")
     }
@@ -76,6 +77,12 @@ private class LoadPeer : AutoCloseable {
         check(rate > 0) { "nothing was answered" }
         val figures = openLoop(users, choice, rate, question.timing())
         return figures.over(question.timing().measuredNanos, mapOf("capacity" to capacity, "rate" to rate))
+    }
+
+    private fun readRate(question: Question): Map<String, Any?> {
+        warmUp(question)
+        check(question.rate > 0) { "a rate is needed" }
+        return fixedRate(live(question), evenly(question.users), question.rate, question.timing())
     }
 
     private fun recover(question: Question): Map<String, Any?> {

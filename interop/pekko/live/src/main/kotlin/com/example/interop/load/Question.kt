@@ -16,6 +16,7 @@ data class Question(
     val users: Int,
     val population: Int,
     val percent: Int,
+    val rate: Int = 0,
     val warmUpSeconds: Double,
     val seconds: Double,
 ) {

@@ -5,11 +5,13 @@ use std::num::NonZeroI64;
 use chrono::{DateTime, Utc};
 use user_state_store::Revision;
 
+use crate::persistence::Known;
+
 /// A row, or that there is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Row {
     revision: Revision,
-    /// `db_timestamp` where it is known, in a form in which "unknown" takes no space: a million idle entities have one.
+    /// `db_timestamp` if it is known, in a form in which "unknown" takes no space: a million idle entities have one.
     at: Option<NonZeroI64>,
 }
 
@@ -29,13 +31,15 @@ impl Row {
         }
     }
 
-    pub(crate) fn revision(self) -> Revision {
-        self.revision
-    }
-
     /// When the row was written, in whole microseconds.
     pub(crate) fn db_timestamp(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_micros(self.at?.get().wrapping_add(i64::MIN))
+    }
+}
+
+impl Known for Row {
+    fn revision(self) -> Revision {
+        self.revision
     }
 }
 

@@ -1,0 +1,160 @@
+//! What callers may see: the reference model of the simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use user_state_store::Revision;
+
+use super::database::{Database, EntityId, length};
+use super::ledger::{DELETION, Ledger, Number};
+use crate::error::RequestError;
+use crate::real_time::RealTime;
+use crate::request::Answer;
+
+/// Where the answer of a request goes.
+pub(super) type Ticket = u32;
+
+/// A moment in an entity's life: one of its durable versions, and how many revisions of it. A write may
+/// make several revisions durable at once.
+type Position = (usize, usize);
+
+/// A request that was not answered.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    pub(super) id: EntityId,
+    asks: Asks,
+    /// No answer may be older than this.
+    floor: Position,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    Command(Number, Changes),
+    Read,
+    Confirm,
+    Delete,
+    Passivate,
+}
+
+/// Whether a command changes the state, if it is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changes {
+    Yes,
+    No,
+}
+
+/// All callers of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Callers {
+    tickets: Ticket,
+    pub(super) open: BTreeMap<Ticket, Open>,
+    /// Commands whose callers were told that they were not applied.
+    refused: Vec<Number>,
+    /// The latest version of each entity that an answer has shown.
+    shown: BTreeMap<EntityId, Position>,
+    /// Since when the outcome of an entity's write is unknown.
+    pub(super) lost_since: BTreeMap<EntityId, RealTime>,
+}
+
+impl Callers {
+    pub(super) fn next_ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    pub(super) fn ask(&mut self, ticket: Ticket, id: &EntityId, asks: Asks, db: &mut Database) {
+        let floor = match asks {
+            Asks::Confirm => {
+                let log = db.log(id);
+                (log.len() - 1, log.last().map_or(0, Vec::len))
+            }
+            _ => self.shown.get(id).copied().unwrap_or_default(),
+        };
+        let id = id.clone();
+        self.open.insert(ticket, Open { id, asks, floor });
+    }
+
+    /// Whether somebody waits for this entity, other than for one of these handlers.
+    pub(super) fn waits(&self, id: &EntityId, handling: &BTreeSet<Number>) -> bool {
+        self.open
+            .values()
+            .filter(|open| open.id == *id)
+            .any(|open| match open.asks {
+                Asks::Command(number, _) => !handling.contains(&number),
+                _ => true,
+            })
+    }
+
+    fn close(&mut self, ticket: Ticket) -> Result<Open, String> {
+        let open = self.open.remove(&ticket);
+        open.ok_or_else(|| format!("request {ticket} is answered twice"))
+    }
+
+    /// An answer is true of a version that was durable, and not older than what was shown before.
+    pub(super) fn on_answer(
+        &mut self,
+        ticket: Ticket,
+        id: &EntityId,
+        revision: Revision,
+        answer: &Answer<Ledger, Ledger>,
+        db: &mut Database,
+    ) -> Result<(), String> {
+        let open = self.close(ticket)?;
+        if open.id != *id {
+            return Err(format!(
+                "request {ticket} to {} is answered by {id}",
+                open.id
+            ));
+        }
+        if matches!((answer, open.asks), (Answer::Passivated, Asks::Passivate)) {
+            return Ok(());
+        }
+        let log = db.log(id);
+        let at = length(revision);
+        // What the first `at` revisions of a version say.
+        let holds = |made_by: &[Number]| match (answer, open.asks) {
+            (Answer::Done, Asks::Command(number, Changes::Yes)) => made_by.last() == Some(&number),
+            (Answer::Done, Asks::Command(_, Changes::No)) => true,
+            (Answer::Rejected(refused), Asks::Command(..)) => made_by == refused.0,
+            (Answer::State(state), Asks::Read | Asks::Confirm) => made_by == state.made_by,
+            (Answer::Deleted, Asks::Delete) => made_by.iter().all(|number| *number == DELETION),
+            _ => false,
+        };
+        let seen = log.iter().enumerate().find(|(index, version)| {
+            let before = index.checked_sub(1).and_then(|before| log.get(before));
+            let is_new = version.len() == at
+                || before.is_none_or(|before| !version.starts_with(before) || before.len() < at);
+            (*index, at) >= open.floor && is_new && version.get(..at).is_some_and(holds)
+        });
+        let Some((seen, _)) = seen else {
+            return Err(format!(
+                "{open:?} is answered at {revision}, but no durable version says so: {log:?}"
+            ));
+        };
+        let shown = self.shown.entry(id.clone()).or_default();
+        *shown = (*shown).max((seen, at));
+        Ok(())
+    }
+
+    /// A command whose caller is told so is not applied, then and later.
+    pub(super) fn on_error(&mut self, ticket: Ticket, error: &RequestError) -> Result<(), String> {
+        let open = self.close(ticket)?;
+        if let Asks::Command(number, _) = open.asks
+            && error.is_definitely_not_applied()
+        {
+            self.refused.push(number);
+        }
+        Ok(())
+    }
+
+    /// What was refused was not applied.
+    pub(super) fn check_refused(&self, db: &Database) -> Result<(), String> {
+        match self
+            .refused
+            .iter()
+            .find(|number| db.applied.contains(number))
+        {
+            Some(number) => Err(format!("command {number} was refused and is applied")),
+            None => Ok(()),
+        }
+    }
+}

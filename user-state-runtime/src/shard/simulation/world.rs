@@ -1,0 +1,279 @@
+//! The world around a simulated core: its store, its callers and its clocks.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use user_state_store::{PersistenceId, Revision};
+
+use super::super::limits::Limits;
+use super::callers::{Callers, Ticket};
+use super::database::{Database, EntityId, States, Write, length};
+use super::ledger::{Command, Ledger};
+use crate::barrier::BarrierError;
+use crate::clock::Moment;
+use crate::effects::{Attempt, Counter, Effects, Handled, Hands, Started};
+use crate::error::RequestError;
+use crate::lifecycle::LifecycleEvent;
+use crate::persistence::{Key, Persistence};
+use crate::real_time::RealTime;
+use crate::request::Answer;
+
+/// Database work that has not finished.
+#[derive(Debug)]
+pub(super) enum Work {
+    Recover(Vec<(Key, EntityId)>),
+    Write(Batch),
+    Resolve(Vec<(Key, Write)>),
+}
+
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The writes without an outcome.
+    pub(super) open: Vec<(Key, Write)>,
+    /// The rows that are freed when its turn ends; 0 if it has ended.
+    pub(super) rows: usize,
+}
+
+/// A handler that waits for something.
+#[derive(Debug)]
+pub(super) struct Running {
+    state: Ledger,
+    command: Command,
+}
+
+impl Running {
+    pub(super) fn finish(self) -> Handled<Ledger> {
+        self.state.decide(&self.command)
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.command.number
+    }
+}
+
+/// The code of the user in a simulation.
+#[derive(Debug)]
+pub(super) struct SimulatedHands {
+    pub(super) retries: bool,
+    /// The next copy of a state or a command, or the next initial state, panics.
+    pub(super) panics: Cell<bool>,
+}
+
+impl Hands<Ledger> for SimulatedHands {
+    type Running = Running;
+
+    fn start(&self, state: &Ledger, command: Command) -> Started<Ledger, Running> {
+        let state = state.clone();
+        if command.waits {
+            Started::Waits(Running { state, command })
+        } else {
+            Started::Finished(state.decide(&command))
+        }
+    }
+
+    fn retries(&self) -> bool {
+        self.retries
+    }
+
+    fn copy_command(&self, command: &Command) -> Option<Command> {
+        (self.retries && !self.panics.take()).then(|| command.clone())
+    }
+
+    fn guard<T>(&self, code: impl FnOnce() -> T) -> Option<T> {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).ok()
+    }
+
+    fn copy_state(&self, state: &Ledger) -> Option<Ledger> {
+        (!self.panics.take()).then(|| state.clone())
+    }
+
+    fn initial_state(&self) -> Option<Ledger> {
+        (!self.panics.take()).then(Ledger::default)
+    }
+}
+
+/// What a simulated core calls, and what it must not do.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) limits: Limits,
+    pub(super) hands: SimulatedHands,
+    pub(super) states: States,
+    pub(super) database: Database,
+    pub(super) callers: Callers,
+    pub(super) work: Vec<Work>,
+    pub(super) handlers: Vec<(Key, Running)>,
+    /// Writes whose answer was lost and that the database may still apply.
+    pub(super) late: Vec<Write>,
+    /// Entities with a write without a known outcome.
+    pub(super) busy: BTreeSet<EntityId>,
+    pub(super) live: usize,
+    pub(super) now: RealTime,
+    pub(super) clock: Moment,
+    /// Until when barriers wait, and those that were passed in the last step.
+    pub(super) barriers: BTreeMap<Ticket, Moment>,
+    pub(super) passed: Vec<(Moment, Result<(), BarrierError>)>,
+    /// How much the core did: effects and answers.
+    pub(super) effects: usize,
+    /// Whether to show what happens.
+    pub(super) traces: bool,
+    /// The first promise that was broken.
+    pub(super) broken: Option<String>,
+}
+
+impl World {
+    pub(super) fn check(&mut self, kept: Result<(), String>) {
+        if let Err(broken) = kept {
+            self.broken.get_or_insert(broken);
+        }
+    }
+
+    pub(super) fn demand(&mut self, kept: bool, promise: &str) {
+        if !kept {
+            self.check(Err(promise.to_owned()));
+        }
+    }
+
+    /// Shows what happens, when a schedule that failed is looked into.
+    pub(super) fn trace(&self, happened: impl FnOnce() -> String) {
+        if self.traces {
+            println!("{}", happened());
+        }
+    }
+
+    fn count_work(&self, is: impl Fn(&Work) -> bool) -> usize {
+        self.work.iter().filter(|work| is(work)).count()
+    }
+}
+
+impl Effects for World {
+    type Aggregate = Ledger;
+    type Persistence = States;
+    type Hands = SimulatedHands;
+    type Ticket = Ticket;
+    type BarrierTicket = Ticket;
+
+    fn persistence(&self) -> &States {
+        &self.states
+    }
+
+    fn hands(&self) -> &SimulatedHands {
+        &self.hands
+    }
+
+    fn answer(
+        &mut self,
+        ticket: Ticket,
+        id: &PersistenceId,
+        revision: Revision,
+        answer: Answer<Ledger, Ledger>,
+    ) {
+        self.effects += 1;
+        let id = id.as_str().to_owned();
+        self.trace(|| format!("  answer {ticket} of {id} at {revision}"));
+        let kept = self
+            .callers
+            .on_answer(ticket, &id, revision, &answer, &mut self.database);
+        self.check(kept);
+    }
+
+    fn repeat_answer(&mut self, ticket: &Ticket) {
+        let kept = self.callers.on_error(*ticket, &RequestError::Closed);
+        self.check(kept);
+    }
+
+    fn fail(
+        &mut self,
+        ticket: Ticket,
+        _id: &PersistenceId,
+        _command: Option<Command>,
+        error: RequestError,
+    ) {
+        self.effects += 1;
+        self.trace(|| format!("  fail {ticket}: {error}"));
+        let kept = self.callers.on_error(ticket, &error);
+        self.check(kept);
+    }
+
+    fn pass(&mut self, barrier: Ticket, passed: Result<(), BarrierError>) {
+        match self.barriers.remove(&barrier) {
+            Some(moment) => self.passed.push((moment, passed)),
+            None => self.demand(false, "a barrier is passed once"),
+        }
+    }
+
+    fn recover(&mut self, wanted: Vec<(Key, PersistenceId)>) {
+        self.effects += wanted.len();
+        self.trace(|| format!("  recover {wanted:?}"));
+        let rows_kept = wanted.len() <= self.limits.batch_rows_max;
+        self.demand(rows_kept, "a load keeps the limit on rows");
+        let id = |(key, id): (Key, PersistenceId)| (key, id.as_str().to_owned());
+        self.work
+            .push(Work::Recover(wanted.into_iter().map(id).collect()));
+        let loads = self.count_work(|work| matches!(work, Work::Recover(_)));
+        let loads_kept = loads <= self.limits.loads_in_flight_max;
+        self.demand(loads_kept, "the limit on loads in flight is kept");
+    }
+
+    fn write(&mut self, batch: Vec<(Key, Write)>, rows: usize) {
+        self.effects += batch.len();
+        self.trace(|| format!("  write {batch:?}"));
+        let rows_kept = rows == batch.len() && rows <= self.limits.batch_rows_max;
+        self.demand(rows_kept, "a batch keeps the limit on rows");
+        let bytes: usize = batch
+            .iter()
+            .map(|(_, write)| self.states.weight(write).bytes)
+            .sum();
+        let bytes_kept = bytes <= self.limits.batch_bytes_max || rows == 1;
+        self.demand(bytes_kept, "a batch keeps the limit on bytes");
+        for (_, write) in &batch {
+            let alone = self.busy.insert(write.id.clone());
+            self.demand(alone, "one write of an entity is in flight");
+        }
+        self.work.push(Work::Write(Batch { open: batch, rows }));
+        let batches = self.count_work(|work| matches!(work, Work::Write(batch) if batch.rows > 0));
+        let batches_kept = batches <= self.limits.batches_in_flight_max;
+        self.demand(batches_kept, "the limit on batches in flight is kept");
+    }
+
+    fn resolve(&mut self, lost: Vec<(Key, Write)>, _attempt: Attempt) {
+        self.effects += lost.len();
+        self.trace(|| format!("  resolve {lost:?}"));
+        self.work.push(Work::Resolve(lost));
+    }
+
+    fn run(&mut self, key: Key, running: Running) {
+        self.effects += 1;
+        self.trace(|| format!("  run {running:?}"));
+        self.handlers.push((key, running));
+    }
+
+    fn count(&mut self, counter: Counter, _by: u64) {
+        match counter {
+            Counter::Entered => self.live += 1,
+            Counter::Left => self.live -= 1,
+            _ => {}
+        }
+        let live_kept = self.live <= self.limits.live_entities_max;
+        self.demand(live_kept, "the limit on live entities is kept");
+    }
+
+    fn publish(&mut self, happened: impl FnOnce() -> LifecycleEvent) {
+        let LifecycleEvent::Passivated {
+            persistence_id,
+            revision,
+            ..
+        } = happened()
+        else {
+            return;
+        };
+        let id = persistence_id.as_str().to_owned();
+        let idle = !self.busy.contains(&id);
+        self.demand(idle, "an entity with a write in flight stays");
+        let durable = self
+            .database
+            .log(&id)
+            .iter()
+            .any(|version| version.len() == length(revision));
+        self.demand(durable, "an entity leaves with a durable state");
+    }
+}
