@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs_es::Aggregate;
-use user_state_store::{DeleteForm, DurableStateStore, StateMapping, TAGS_MAX, Writers};
+use user_state_store::{DeleteForm, StateMapping, Store, TAGS_MAX, Writers};
 
 use crate::clock::{Clock, SystemClock};
 use crate::context::Context;
@@ -28,7 +28,7 @@ use crate::stats::ShardCounters;
 /// use user_state_store::{DeleteForm, Tz, UserStateMapping};
 ///
 /// let seoul = UserStateMapping::new().zone(Tz::Asia__Seoul);
-/// let runtime = Runtime::for_users_as(store, seoul)
+/// let runtime = Runtime::for_users_as(&store, seoul)
 ///     .settings(Settings { live_entities_max: 10_000, ..Settings::default() })
 ///     .idle_timeout(Duration::from_mins(5))
 ///     .delete_form(DeleteForm::Reset)
@@ -39,7 +39,7 @@ use crate::stats::ShardCounters;
 /// ```
 #[must_use = "a builder does nothing before `start`"]
 pub struct RuntimeBuilder<A: Aggregate> {
-    store: Arc<dyn DurableStateStore>,
+    store: Store,
     mapping: Arc<dyn StateMapping<A>>,
     services: Arc<A::Services>,
     conflict_policy: ConflictPolicy<A>,
@@ -56,7 +56,7 @@ where
     A::Error: Send + Sync + 'static,
 {
     pub(crate) fn new(
-        store: Arc<dyn DurableStateStore>,
+        store: Store,
         mapping: Arc<dyn StateMapping<A>>,
         services: Arc<A::Services>,
     ) -> Self {
@@ -125,7 +125,7 @@ where
             lifecycle: Publisher::new(settings.lifecycle_events_max),
             counters: ShardCounters::new(settings.shards),
             settings,
-            store: self.store,
+            store: self.store.states().clone(),
             tags,
             mapping: self.mapping,
             services: self.services,

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use user_state_store::{DurableStateStore, PersistenceId, StateMapping};
+use user_state_store::{PersistenceId, StateMapping, Store};
 
 use crate::barrier::{Barrier, BarrierError};
 use crate::builder::RuntimeBuilder;
@@ -33,7 +33,7 @@ use crate::stats::{Counters, Stats};
 /// # let store = user_state_store::connect(&url.parse()?).await?;
 /// use user_state_runtime::Runtime;
 ///
-/// let runtime = Runtime::for_users(store).start()?;
+/// let runtime = Runtime::for_users(&store).start()?;
 /// assert_eq!(runtime.stats().live, 0);
 /// runtime.user(&"mall-user".parse()?).state().await?;
 /// assert_eq!(runtime.stats().live, 1);
@@ -67,11 +67,11 @@ where
 {
     /// A runtime about to be configured: where states are kept, in which form, and what handlers may call.
     pub fn builder(
-        store: Arc<dyn DurableStateStore>,
+        store: impl Into<Store>,
         mapping: impl StateMapping<A>,
         services: A::Services,
     ) -> RuntimeBuilder<A> {
-        RuntimeBuilder::new(store, Arc::new(mapping), Arc::new(services))
+        RuntimeBuilder::new(store.into(), Arc::new(mapping), Arc::new(services))
     }
 
     pub(crate) fn start(context: Context<A>) -> Self {

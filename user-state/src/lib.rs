@@ -12,7 +12,7 @@
 //!
 //! // `sqlite:PATH`, or `postgres://user:password@host/database`.
 //! let store = connect(&url.parse()?).await?;
-//! let runtime = Runtime::for_users(store).start()?;
+//! let runtime = Runtime::for_users(&store).start()?;
 //!
 //! let key: UserKey = "mall-user".parse()?;
 //! let user = runtime.user(&key);
@@ -46,5 +46,5 @@ pub use user_state_runtime::{
 };
 pub use user_state_store as store;
 pub use user_state_store::{
-    ConnectOptions, DurableStateStore, OpenError, StoreError, UserStateMapping, connect, migrate,
+    ConnectOptions, OpenError, Store, StoreError, UserStateMapping, connect, migrate,
 };
