@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
-use user_state_store::{DurableStateStore as _, SqliteStore, StoreSettings};
+use user_state_store::{Backend as _, SqliteStore, StoreSettings};
 
 use crate::exit::{Failure, with_causes};
 use crate::population::{self, FIRST_REVISION, Row};

@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use user_state_domain::UserState;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, LoadedRow, PageEnd, PersistenceId,
-    Revision, StateMapping as _, StoreError, StoredState, StoredValue, UserStateMapping,
-    WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    Backend, Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, LoadedRow, PageEnd,
+    PersistenceId, Revision, StateFeeds, StateMapping as _, StoreError, StoredState, StoredValue,
+    UserStateMapping, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 use crate::sample;
@@ -63,11 +63,10 @@ impl DurableStateStore for InstantStore {
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome> {
         vec![WriteOutcome::Applied(Some(self.at)); batch.writes().len()]
     }
+}
 
-    async fn fence(&self, _: &WriterSession) -> Fence {
-        Fence::Closed
-    }
-
+#[async_trait]
+impl StateFeeds for InstantStore {
     async fn changes(&self, _: &ChangesQuery) -> Result<ChangesPage, StoreError> {
         Ok(ChangesPage {
             states: Vec::new(),
@@ -82,6 +81,13 @@ impl DurableStateStore for InstantStore {
         _: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
         Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Backend for InstantStore {
+    async fn fence(&self, _: &WriterSession) -> Fence {
+        Fence::Closed
     }
 
     fn write_signal(&self) -> &WriteSignal {

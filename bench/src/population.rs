@@ -259,7 +259,7 @@ fn failed(error: &sqlx::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use throwaway_postgres::TestDatabase;
-    use user_state_store::{DurableStateStore as _, PostgresStore, StoredValue};
+    use user_state_store::{Backend as _, DurableStateStore as _, PostgresStore, StoredValue};
 
     use super::*;
 

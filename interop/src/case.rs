@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use user_state_domain::UserState;
 use user_state_runtime::Runtime;
-use user_state_store::DurableStateStore;
+use user_state_store::Store;
 
 use crate::database::Database;
 use crate::node::{NodeOptions, PekkoNode};
@@ -145,7 +145,7 @@ impl Live {
     ///
     /// # Cancel safety
     /// A dropped future closes what was opened.
-    pub async fn store(&self) -> Result<Arc<dyn DurableStateStore>, AnyError> {
+    pub async fn store(&self) -> Result<Store, AnyError> {
         self.database.store().await
     }
 

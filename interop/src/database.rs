@@ -1,13 +1,11 @@
 //! An empty database with the tables of Pekko in it.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor as _, FromRow, PgConnection, Row as _};
 use throwaway_postgres::TestDatabase;
 use url::Url;
-use user_state_store::{ConnectOptions, DurableStateStore};
+use user_state_store::{ConnectOptions, Store};
 
 use crate::case::AnyError;
 
@@ -87,7 +85,7 @@ impl Database {
     ///
     /// # Cancel safety
     /// A dropped future closes what was opened.
-    pub async fn store(&self) -> Result<Arc<dyn DurableStateStore>, AnyError> {
+    pub async fn store(&self) -> Result<Store, AnyError> {
         Ok(user_state_store::connect(&self.options).await?)
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cqrs_es::Aggregate;
-use user_state_store::{DeleteForm, DurableStateStore, StateMapping, TAGS_MAX, Writers};
+use user_state_store::{DeleteForm, StateMapping, Store, TAGS_MAX, Writers};
 
 use crate::context::Context;
 use crate::error::StartError;
@@ -35,7 +35,7 @@ use crate::time_source::TimeSource;
 ///     .idle_timeout(Duration::from_mins(5))
 ///     .live_entities_max(10_000);
 /// let seoul = UserStateMapping::new().zone(Tz::Asia__Seoul);
-/// let runtime = Runtime::for_users_as(store, seoul)
+/// let runtime = Runtime::for_users_as(&store, seoul)
 ///     .settings(settings)
 ///     .delete_form(DeleteForm::Reset)
 ///     .start()?;
@@ -45,7 +45,7 @@ use crate::time_source::TimeSource;
 /// ```
 #[must_use = "a builder does nothing before `start`"]
 pub struct RuntimeBuilder<A: Aggregate> {
-    store: Arc<dyn DurableStateStore>,
+    store: Store,
     mapping: Arc<dyn StateMapping<A>>,
     services: Arc<A::Services>,
     conflict_policy: ConflictPolicy<A>,
@@ -58,20 +58,16 @@ pub struct RuntimeBuilder<A: Aggregate> {
 impl<A: LiveAggregate> Runtime<A> {
     /// A runtime about to be configured: where states are kept, in which form, and what handlers may call.
     pub fn builder(
-        store: Arc<dyn DurableStateStore>,
+        store: impl Into<Store>,
         mapping: impl StateMapping<A>,
         services: A::Services,
     ) -> RuntimeBuilder<A> {
-        RuntimeBuilder::new(store, Arc::new(mapping), Arc::new(services))
+        RuntimeBuilder::new(store.into(), Arc::new(mapping), Arc::new(services))
     }
 }
 
 impl<A: LiveAggregate> RuntimeBuilder<A> {
-    fn new(
-        store: Arc<dyn DurableStateStore>,
-        mapping: Arc<dyn StateMapping<A>>,
-        services: Arc<A::Services>,
-    ) -> Self {
+    fn new(store: Store, mapping: Arc<dyn StateMapping<A>>, services: Arc<A::Services>) -> Self {
         Self {
             store,
             mapping,
@@ -129,7 +125,7 @@ impl<A: LiveAggregate> RuntimeBuilder<A> {
             return Err(StartError::TooManyTags { tags: tags.len() });
         }
         let source = Source {
-            store: Arc::clone(&self.store),
+            store: self.store.clone(),
             mapping: Arc::clone(&self.mapping),
         };
         let context = Context {
@@ -141,7 +137,7 @@ impl<A: LiveAggregate> RuntimeBuilder<A> {
         };
         let hands = UserHands::new(self.services, self.conflict_policy);
         let persistence = DurableState {
-            store: self.store,
+            store: Arc::clone(self.store.states()),
             mapping: self.mapping,
             tags,
             delete_form: self.delete_form,

@@ -14,7 +14,7 @@
 //!
 //! // `sqlite:PATH`, or `postgres://user:password@host/database`.
 //! let store = user_state_store::connect(&url.parse()?).await?;
-//! let runtime = Runtime::for_users(store).start()?;
+//! let runtime = Runtime::for_users(&store).start()?;
 //!
 //! let key: UserKey = "mall-user".parse()?;
 //! let user = runtime.user(&key);

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use user_state_store::{DurableStateStore, PersistenceId, StateMapping};
+use user_state_store::{PersistenceId, StateMapping, Store};
 
 use crate::barrier::{Barrier, BarrierError};
 use crate::clock::{Clock, Moment};
@@ -21,7 +21,7 @@ use crate::stats::Counters;
 
 /// Where the states are stored, and how they are read: for those who follow their changes.
 pub(crate) struct Source<A> {
-    pub(crate) store: Arc<dyn DurableStateStore>,
+    pub(crate) store: Store,
     pub(crate) mapping: Arc<dyn StateMapping<A>>,
 }
 

@@ -7,7 +7,7 @@ use cqrs_es::Aggregate;
 use futures_util::Stream;
 use user_state_store::{
     FeedSettings, InvalidSetting, PersistenceId, SliceRange, StoreError, TimestampOffset,
-    TypedChange, changes_by_slices, typed_changes,
+    TypedChange, typed_changes,
 };
 
 use crate::entity_ref::EntityRef;
@@ -29,7 +29,7 @@ use crate::stats::Stats;
 /// # let store = user_state_store::connect(&url.parse()?).await?;
 /// use user_state_runtime::Runtime;
 ///
-/// let runtime = Runtime::for_users(store).start()?;
+/// let runtime = Runtime::for_users(&store).start()?;
 /// assert_eq!(runtime.stats().live, 0);
 /// runtime.user(&"mall-user".parse()?).state().await?;
 /// assert_eq!(runtime.stats().live, 1);
@@ -74,7 +74,7 @@ impl<A: LiveAggregate> Runtime<A> {
     /// use user_state_runtime::Runtime;
     /// use user_state_store::{FeedSettings, SliceRange, TimestampOffset};
     ///
-    /// let runtime = Runtime::for_users(store).start()?;
+    /// let runtime = Runtime::for_users(&store).start()?;
     /// let (start, settings) = (TimestampOffset::default(), FeedSettings::default());
     /// let mut changes = runtime.changes("", SliceRange::ALL, start, settings)?;
     ///
@@ -99,8 +99,9 @@ impl<A: LiveAggregate> Runtime<A> {
         InvalidSetting,
     > {
         let source = self.0.source();
-        let store = Arc::clone(&source.store);
-        let changes = changes_by_slices(store, entity_type, slices, offset, settings)?;
+        let changes = source
+            .store
+            .changes_by_slices(entity_type, slices, offset, settings)?;
         Ok(typed_changes(changes, Arc::clone(&source.mapping)))
     }
 

@@ -1,9 +1,7 @@
 //! The flagship: runtimes of user states.
 
-use std::sync::Arc;
-
 use user_state_domain::{UserKey, UserState};
-use user_state_store::{DurableStateStore, PersistenceId, UserStateMapping};
+use user_state_store::{PersistenceId, Store, UserStateMapping};
 
 use crate::builder::RuntimeBuilder;
 use crate::entity_ref::EntityRef;
@@ -13,13 +11,13 @@ use crate::runtime::Runtime;
 impl Runtime<UserState> {
     /// A runtime of user states in their default form; see [`UserStateMapping`]. Commands that lost to another
     /// writer are handled once more.
-    pub fn for_users(store: Arc<dyn DurableStateStore>) -> RuntimeBuilder<UserState> {
+    pub fn for_users(store: impl Into<Store>) -> RuntimeBuilder<UserState> {
         Self::for_users_as(store, UserStateMapping::default())
     }
 
     /// A runtime of user states in this form.
     pub fn for_users_as(
-        store: Arc<dyn DurableStateStore>,
+        store: impl Into<Store>,
         mapping: UserStateMapping,
     ) -> RuntimeBuilder<UserState> {
         Self::builder(store, mapping, ()).conflict_policy(ConflictPolicy::retry_once())

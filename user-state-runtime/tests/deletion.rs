@@ -53,7 +53,10 @@ impl Users {
     /// What is stored: the revision, and whether it is a delete marker.
     async fn stored(&self) -> Result<Option<(i64, bool)>, AnyError> {
         let store = self.database.store().await?;
-        let row = store.load_one(&PersistenceId::from(&key("u"))).await?;
+        let row = store
+            .states()
+            .load_one(&PersistenceId::from(&key("u")))
+            .await?;
         Ok(row.map(|row| (row.revision.get(), row.value == StoredValue::Deleted)))
     }
 }

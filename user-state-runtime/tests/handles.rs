@@ -3,18 +3,15 @@
 
 use std::collections::HashSet;
 use std::error::Error;
-use std::sync::Arc;
 
 use user_state_domain::UserState;
 use user_state_runtime::testkit::{FaultyStore, ManualTime, TestProbe};
 use user_state_runtime::{Runtime, Settings, StartError, SystemClock, TimeSource};
-use user_state_store::{DurableStateStore, PersistenceId};
+use user_state_store::{PersistenceId, Store};
 
 type TestResult = Result<(), Box<dyn Error>>;
 
-async fn store(
-    directory: &tempfile::TempDir,
-) -> Result<Arc<dyn DurableStateStore>, Box<dyn Error>> {
+async fn store(directory: &tempfile::TempDir) -> Result<Store, Box<dyn Error>> {
     let url = format!(
         "sqlite:{}",
         directory.path().join("secret-place.db").display()

@@ -13,12 +13,12 @@ use support::ledger::{Bank, Ledger, id, ledgers};
 use support::{AnyError, Database, TestResult, key, login};
 use tokio::task::JoinSet;
 use user_state_runtime::{ConflictPolicy, ExecuteError, RequestError, Runtime, Settings};
-use user_state_store::DurableStateStore;
+use user_state_store::Store;
 
 const CALLERS: i64 = 4;
 const COMMANDS: i64 = 20;
 
-fn runtime(store: Arc<dyn DurableStateStore>) -> Result<Runtime<Ledger>, AnyError> {
+fn runtime(store: impl Into<Store>) -> Result<Runtime<Ledger>, AnyError> {
     let builder = ledgers(store, &Bank::with_rate(1))
         .conflict_policy(ConflictPolicy::retry_once())
         .settings(

@@ -25,7 +25,7 @@ use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
 use crate::slice::{Slice, SliceRange};
-use crate::store::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, DurableStateStore, StoredState};
+use crate::store::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, StateFeeds, StoredState};
 
 mod feed;
 mod live;
@@ -280,7 +280,7 @@ pub struct StateChange {
 /// inside an instant are the exception: each looks at all rows of the instant that are left.
 ///
 /// # Errors
-/// Those of [`DurableStateStore::changes`], and [`StoreError::UnreadableChange`] behind the last row before one that
+/// Those of [`StateFeeds::changes`], and [`StoreError::UnreadableChange`] behind the last row before one that
 /// cannot be read. After an error the stream ends. To go on behind that row, begin a feed at the offset in the error.
 ///
 /// # Cancel safety
@@ -304,7 +304,7 @@ pub struct StateChange {
 /// # }
 /// ```
 pub fn current_changes_by_slices<'a>(
-    store: &'a dyn DurableStateStore,
+    store: &'a dyn StateFeeds,
     entity_type: &str,
     slices: SliceRange,
     offset: TimestampOffset,
@@ -334,7 +334,7 @@ pub fn current_changes_by_slices<'a>(
 /// of 1,000 ids are read one after the other.
 ///
 /// # Errors
-/// Those of [`DurableStateStore::persistence_ids`]. After an error the stream ends.
+/// Those of [`StateFeeds::persistence_ids`]. After an error the stream ends.
 ///
 /// # Cancel safety
 /// The stream may be dropped.
@@ -353,7 +353,7 @@ pub fn current_changes_by_slices<'a>(
 /// # }
 /// ```
 pub fn current_persistence_ids(
-    store: &dyn DurableStateStore,
+    store: &dyn StateFeeds,
 ) -> impl Stream<Item = Result<PersistenceId, StoreError>> + Send {
     let state = (None::<PersistenceId>, VecDeque::new());
     stream::try_unfold(state, move |(mut last, mut ready)| async move {

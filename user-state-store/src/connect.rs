@@ -3,10 +3,8 @@
 //! **Guarantees.** Nothing secret is in a `Debug` form or an error; opening a PostgreSQL store runs no DDL; a store
 //! that opens has passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
 
-use std::sync::Arc;
-
 use crate::open_error::OpenError;
-use crate::store::DurableStateStore;
+use crate::store::{Backend as _, Store};
 
 mod options;
 mod parameters;
@@ -46,18 +44,16 @@ pub(crate) use target::Target;
 /// # Ok(())
 /// # }
 /// ```
-pub async fn connect(options: &ConnectOptions) -> Result<Arc<dyn DurableStateStore>, OpenError> {
+pub async fn connect(options: &ConnectOptions) -> Result<Store, OpenError> {
     match options.target() {
         #[cfg(feature = "postgres")]
-        Target::Postgres(_) => Ok(Arc::new(
-            crate::postgres::PostgresStore::open(options).await?,
-        )),
+        Target::Postgres(_) => Ok(crate::postgres::PostgresStore::open(options).await?.into()),
         #[cfg(not(feature = "postgres"))]
         Target::Postgres(_) => Err(OpenError::BackendNotEnabled {
             backend: "postgres",
         }),
         #[cfg(feature = "sqlite")]
-        Target::Sqlite(path) => Ok(Arc::new(open_sqlite(path, options).await?)),
+        Target::Sqlite(path) => Ok(open_sqlite(path, options).await?.into()),
         #[cfg(not(feature = "sqlite"))]
         Target::Sqlite(_) => Err(OpenError::BackendNotEnabled { backend: "sqlite" }),
     }

@@ -24,31 +24,29 @@ use crate::mapping::StateMapping;
 use crate::persistence_id::PersistenceId;
 use crate::resolve::{Resolution, UnresolvedWrite, Writers};
 use crate::revision::Revision;
-use crate::store::{DurableStateStore, StoredValue, Write, WriteBatch, WriteOutcome};
+use crate::store::{Store, StoredValue, Write, WriteBatch, WriteOutcome};
 
 /// How often a commit tries to resolve a lost answer before it tells its caller: a second time, where the first
 /// attempt met the end of the fault.
 const RESOLVE_ATTEMPTS: usize = 2;
 
-/// An `EventStore` that keeps the last state of each aggregate in a [`DurableStateStore`].
+/// An `EventStore` that keeps the last state of each aggregate in a [`DurableStateStore`](crate::DurableStateStore).
 ///
 /// The aggregate's id is the whole persistence id, as [`PersistenceId::unique`] takes it. Every commit is one
 /// revision, and the `sequence` of each of its events is that revision. A deleted state loads as the default one, at the
 /// revision of its mark.
 ///
 /// ```
-/// use std::sync::Arc;
-///
 /// use cqrs_es::{AggregateContext as _, CqrsFramework, EventStore as _};
 /// use user_state_domain::{UserCommand, UserState};
-/// use user_state_store::{DurableStateEventStore, SqliteStore, StoreSettings, UserStateMapping};
+/// use user_state_store::{DurableStateEventStore, UserStateMapping, connect};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
-/// # let path = directory.path().join("user-state.db");
-/// let store = Arc::new(SqliteStore::open(&path, &StoreSettings::default()).await?);
-/// let event_store = DurableStateEventStore::<UserState>::new(store, UserStateMapping::new());
+/// # let url = format!("sqlite:{}", directory.path().join("user-state.db").display());
+/// let store = connect(&url.parse()?).await?;
+/// let event_store = DurableStateEventStore::<UserState>::new(&store, UserStateMapping::new());
 /// let framework = CqrsFramework::new(event_store.clone(), vec![], ());
 ///
 /// let at = chrono::DateTime::from_timestamp(1_700_000_000, 0).unwrap_or_default();
@@ -62,7 +60,7 @@ const RESOLVE_ATTEMPTS: usize = 2;
 /// ```
 #[derive(Clone)]
 pub struct DurableStateEventStore<A> {
-    store: Arc<dyn DurableStateStore>,
+    store: Store,
     mapping: Arc<dyn StateMapping<A>>,
     writers: Writers,
 }
@@ -87,9 +85,9 @@ pub struct NoEventHistory;
 
 impl<A: 'static> DurableStateEventStore<A> {
     /// An event store on this store, with this stored form.
-    pub fn new(store: Arc<dyn DurableStateStore>, mapping: impl StateMapping<A>) -> Self {
+    pub fn new(store: impl Into<Store>, mapping: impl StateMapping<A>) -> Self {
         Self {
-            store,
+            store: store.into(),
             mapping: Arc::new(mapping),
             writers: Writers::Shared,
         }
@@ -109,7 +107,7 @@ impl<A: 'static> DurableStateEventStore<A> {
     {
         let persistence_id = PersistenceId::unique(aggregate_id)
             .map_err(|error| Failure::Unexpected(Box::new(error)))?;
-        let row = self.store.load_one(&persistence_id).await?;
+        let row = self.store.states().load_one(&persistence_id).await?;
         let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
         let (revision, aggregate) = match row {
             None => (Revision::NONE, A::default()),
@@ -155,14 +153,17 @@ impl<A: 'static> DurableStateEventStore<A> {
             .tags(self.mapping.tags());
         let batch = WriteBatch::new(vec![write.clone()])
             .map_err(|error| Failure::Unexpected(Box::new(error)))?;
-        match self.store.write(&batch).await.pop() {
+        match self.store.states().write(&batch).await.pop() {
             Some(WriteOutcome::Applied(_)) => Ok(revision),
             Some(WriteOutcome::Conflict) => Err(Failure::Conflict),
             Some(WriteOutcome::NotApplied(error)) => Err(error.into()),
             Some(WriteOutcome::Unknown(outcome)) => {
                 let mut unresolved = UnresolvedWrite::new(write, &outcome);
                 for _ in 0..RESOLVE_ATTEMPTS {
-                    match unresolved.attempt(self.store.as_ref(), self.writers).await {
+                    match unresolved
+                        .attempt(self.store.states().as_ref(), self.writers)
+                        .await
+                    {
                         Resolution::Applied(_) => return Ok(revision),
                         Resolution::NotApplied => return Err(Failure::Conflict),
                         Resolution::Unknown => break,

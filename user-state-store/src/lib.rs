@@ -35,14 +35,14 @@
 //! };
 //! let create = Write::create(user.clone(), mapping.encode(&user, &login)?)
 //!     .tags(StateMapping::<UserState>::tags(&mapping));
-//! let outcomes = store.write(&WriteBatch::new(vec![create.clone()])?).await;
+//! let outcomes = store.states().write(&WriteBatch::new(vec![create.clone()])?).await;
 //! assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
 //!
 //! // Whoever decided on the same revision was too late, and is told so.
-//! let outcomes = store.write(&WriteBatch::new(vec![create])?).await;
+//! let outcomes = store.states().write(&WriteBatch::new(vec![create])?).await;
 //! assert_eq!(outcomes, [WriteOutcome::Conflict]);
 //!
-//! let row = store.load_one(&user).await?.ok_or("it was just written")?;
+//! let row = store.states().load_one(&user).await?.ok_or("it was just written")?;
 //! assert_eq!(row.revision, Revision::FIRST);
 //! let StoredValue::State(payload) = row.value else {
 //!     return Err("it was not deleted".into());
@@ -58,15 +58,15 @@
 //!
 //! | for | see |
 //! |---|---|
-//! | opening a store | [`connect`], [`ConnectOptions`], [`migrate`]; by type: `PostgresStore`, `SqliteStore` |
-//! | the contract of a store | [`DurableStateStore`]: [`Write`] and [`WriteOutcome`], [`StoredState`], [`StoreError`] |
+//! | opening a database | [`connect`], [`ConnectOptions`], [`migrate`]; the handle is a [`Store`]; by type: `PostgresStore`, `SqliteStore` |
+//! | loading and writing states | [`DurableStateStore`]: [`Write`] and [`WriteOutcome`], [`StoredState`], [`StoreError`] |
 //! | ids and slices | [`PersistenceId`], [`Slice`], [`SliceRange`] |
 //! | the stored form of a state | [`StateMapping`]: `UserStateMapping`, [`SerdeMapping`], [`PrimitiveMapping`]; [`Payload`] |
 //! | format, compression and versions of it | [`PayloadFormat`], [`Compression`], [`JacksonMigration`] |
 //! | a write whose answer was lost | [`UnresolvedWrite`], [`resolve`], [`Resolution`] |
-//! | following changes | [`changes_by_slices`] with [`FeedSettings`]; [`current_changes_by_slices`], [`current_persistence_ids`]; decoded: [`typed_changes`] |
+//! | following changes | [`Store::changes_by_slices`] with [`FeedSettings`]; [`Store::current_changes_by_slices`], [`Store::current_persistence_ids`]; decoded: [`typed_changes`] |
 //! | cqrs-es without the runtime | [`DurableStateEventStore`] |
-//! | testing a backend of your own | the module `conformance` |
+//! | a backend of your own | [`Backend`], [`DurableStateStore`], [`StateFeeds`]; its tests are the module `conformance` |
 //!
 //! # Guarantees
 //!
@@ -163,9 +163,9 @@ pub use sqlite::Store as SqliteStore;
 #[cfg(any(test, feature = "conformance"))]
 pub use store::conformance;
 pub use store::{
-    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Change, DurableStateStore, Early, Fence, InvalidBatch,
-    LOAD_BYTES_MAX, LoadedRow, Settled, StoredState, StoredValue, UnknownOutcome, Write,
-    WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Backend, Change, DurableStateStore, Early, Fence,
+    InvalidBatch, LOAD_BYTES_MAX, LoadedRow, Settled, StateFeeds, Store, StoredState, StoredValue,
+    UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

@@ -12,6 +12,7 @@
 //! **Not here.** Connection poolers that share a server process between clients within a session (they would make
 //! fencing end somebody else's work); a second server that took over while the first still runs.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 
 use async_trait::async_trait;
@@ -23,8 +24,8 @@ use crate::error::StoreError;
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Early, Fence, LoadedRow, Settled, WriteBatch, WriteOutcome, WriteSignal,
-    WriterSession,
+    Backend, DurableStateStore, Early, Fence, LoadedRow, Settled, StateFeeds, WriteBatch,
+    WriteOutcome, WriteSignal, WriterSession,
 };
 
 mod certificates;
@@ -65,7 +66,6 @@ use session::Sessions;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct PostgresStore {
     reads: Pool,
     writes: Sessions,
@@ -99,7 +99,7 @@ impl PostgresStore {
     /// Uses the caller's pool for reads, and its connect options for the store's own writing sessions.
     ///
     /// So one pool also serves, for example, views of postgres-es. The pool stays the caller's:
-    /// [`close`](DurableStateStore::close) leaves it open. TLS is as the pool's options say; check it yourself.
+    /// [`close`](Backend::close) leaves it open. TLS is as the pool's options say; check it yourself.
     /// A connection of the pool that is dead, or not fit for the store, is taken out of the pool and closed.
     ///
     /// # Errors
@@ -197,11 +197,10 @@ impl DurableStateStore for PostgresStore {
         self.outage.after_write(tally);
         last
     }
+}
 
-    async fn fence(&self, session: &WriterSession) -> Fence {
-        fence::fence(&self.writes, session).await
-    }
-
+#[async_trait]
+impl StateFeeds for PostgresStore {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
         let page = durable_state::changes(&self.reads, &self.settings, query).await;
         self.outage.after_read(1, page)
@@ -215,6 +214,13 @@ impl DurableStateStore for PostgresStore {
         let ids = durable_state::persistence_ids(&self.reads, &self.settings, after, limit).await;
         self.outage.after_read(1, ids)
     }
+}
+
+#[async_trait]
+impl Backend for PostgresStore {
+    async fn fence(&self, session: &WriterSession) -> Fence {
+        fence::fence(&self.writes, session).await
+    }
 
     fn write_signal(&self) -> &WriteSignal {
         &self.signal
@@ -224,6 +230,17 @@ impl DurableStateStore for PostgresStore {
         self.signal.close();
         self.writes.close().await;
         self.reads.close().await;
+    }
+}
+
+/// One line: neither the server nor the pools.
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PostgresStore")
+            .field("access", &self.settings.access)
+            .field("payload_column", &self.settings.payload_column)
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,6 +12,7 @@
 //! **Not here.** Several machines on one file: the write-ahead log needs shared memory, so the file has to be on
 //! a local disk. Several processes on one machine are fine.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +30,8 @@ use crate::error::{Cause, StoreError};
 use crate::open_error::OpenError;
 use crate::persistence_id::PersistenceId;
 use crate::store::{
-    DurableStateStore, Early, Fence, LoadedRow, Settled, WriteBatch, WriteOutcome, WriteSignal,
-    WriterSession,
+    Backend, DurableStateStore, Early, Fence, LoadedRow, Settled, StateFeeds, WriteBatch,
+    WriteOutcome, WriteSignal, WriterSession,
 };
 
 mod connection;
@@ -51,8 +52,8 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 ///
 /// ```
 /// use user_state_store::{
-///     DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId, SqliteStore,
-///     StoreSettings, Write, WriteBatch, WriteOutcome,
+///     Backend as _, DurableStateStore as _, Manifest, Payload, PersistenceId, Revision,
+///     SerializerId, SqliteStore, StoreSettings, Write, WriteBatch, WriteOutcome,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -76,7 +77,6 @@ const OPEN_RETRY: Duration = Duration::from_millis(10);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 pub struct Store {
     watch: Arc<Watch>,
     access: Access,
@@ -198,12 +198,10 @@ impl DurableStateStore for Store {
         self.signal.applied(batch, &settled);
         settled
     }
+}
 
-    /// No session of SQLite outlives its client: the write lock stands for it, see `sqlite/durable_state.rs`.
-    async fn fence(&self, _session: &WriterSession) -> Fence {
-        Fence::Closed
-    }
-
+#[async_trait]
+impl StateFeeds for Store {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
         let now = DateTime::<Utc>::from_timestamp_micros(now_micros()).unwrap_or_default();
         durable_state::changes(&self.readers, query, self.payload_bytes_max, now).await
@@ -216,6 +214,14 @@ impl DurableStateStore for Store {
     ) -> Result<Vec<PersistenceId>, StoreError> {
         durable_state::persistence_ids(&self.readers, after, limit.get()).await
     }
+}
+
+#[async_trait]
+impl Backend for Store {
+    /// No session of SQLite outlives its client: the write lock stands for it, see `sqlite/durable_state.rs`.
+    async fn fence(&self, _session: &WriterSession) -> Fence {
+        Fence::Closed
+    }
 
     fn write_signal(&self) -> &WriteSignal {
         &self.signal
@@ -225,6 +231,16 @@ impl DurableStateStore for Store {
         self.signal.close();
         self.readers.close().await;
         self.writer.close().await;
+    }
+}
+
+/// One line: neither the path nor the connections.
+impl fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SqliteStore")
+            .field("access", &self.access)
+            .finish_non_exhaustive()
     }
 }
 

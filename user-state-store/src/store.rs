@@ -1,258 +1,180 @@
-//! The contract of a durable state store: what each backend does, whatever its database.
+//! One database, and the parts of it: what each backend does, whatever its database.
 //!
-//! **Problem.** Many entities' states become durable together, yet each needs its own answer: a conflict on
-//! one must not harm its neighbours, and a lost answer must not pass for a failure.
-//!
-//! **How.** A [`WriteBatch`] holds at most one compare-and-set [`Write`] per entity; a backend answers with one
-//! [`WriteOutcome`] per write, in the order of the batch. There are three kinds of answers, never more:
-//! applied, surely not applied, and unknown.
-//!
-//! **Guarantees.** One row per persistence id; a revision is written only where the stored one is the expected
-//! one, and of the time that is expected, where one is; `db_timestamp` strictly increases per id as long as its row lives;
-//! a row that cannot be read is never overwritten.
-//!
-//! **Not here.** Retrying, resolving unknown outcomes (see [`crate::resolve`]) and caching.
+//! [`Store`] is the handle that programs hold. Each part is a trait of its own: [`Backend`] is what all parts share,
+//! [`DurableStateStore`] loads and writes states, and [`StateFeeds`] reads what changed.
 
 use std::fmt;
-use std::num::NonZeroUsize;
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use futures_util::Stream;
 
-use crate::changes::{ChangesPage, ChangesQuery};
-use crate::error::{Cause, StoreError};
-use crate::payload::Payload;
+use crate::changes::{
+    FeedSettings, StateChange, TimestampOffset, changes_by_slices, current_changes_by_slices,
+    current_persistence_ids,
+};
+use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
-use crate::revision::Revision;
-use crate::slice::Slice;
-use crate::tags::Tags;
+use crate::settings::InvalidSetting;
+use crate::slice::SliceRange;
 
+mod backend;
 mod batch;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod feeds;
 mod settled;
 mod signal;
+mod states;
 mod write;
 
+pub use backend::{Backend, Fence, UnknownOutcome, WriterSession};
 pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, LOAD_BYTES_MAX, WriteBatch};
+pub use feeds::StateFeeds;
 pub use settled::{Early, Settled};
 pub use signal::WriteSignal;
 pub(crate) use signal::{Listening, Span};
+pub use states::{DurableStateStore, LoadedRow, StoredState, StoredValue, WriteOutcome};
 pub use write::{Change, Write};
 
-/// Durable states in a database, one row per persistence id.
+/// A handle to one open database. Cloning is cheap and gives the same database.
 ///
-/// Implemented by [`crate::PostgresStore`] and [`crate::SqliteStore`]; shared as
-/// `Arc<dyn DurableStateStore>`.
+/// Made by [`connect`](crate::connect), or from a store of a backend: `PostgresStore`, `SqliteStore`, or one of your own.
 ///
-/// # Contract
-/// The conformance suite (feature `conformance`) is the contract in executable form; each method's
-/// `# Contract` section is its text. An implementation keeps its promises when any of its futures is dropped
-/// at any await point: a connection with an unfinished call is closed, never reused.
-#[async_trait]
-pub trait DurableStateStore: fmt::Debug + Send + Sync + 'static {
-    /// Loads the rows of these ids in one round trip, or two if payloads are left out. For rows of any size use [`crate::load_in_parts`].
-    ///
-    /// # Contract
-    /// The answer has one element per id, in the order asked: `Ok(None)` if there is no row, and an error
-    /// of its own for an id that the database does not take ([`StoreError::Refused`]) or whose row is unreadable
-    /// ([`StoreError::Corrupt`], also for a payload beyond the limit), cannot be given by the database
-    /// ([`StoreError::Unreadable`]) or is doubled ([`StoreError::DuplicateRows`]). Such an id harms no other; finding it takes
-    /// more round trips. Ids may repeat. At most [`BATCH_ROWS_MAX`] ids.
-    ///
-    /// The answer holds at most [`LOAD_BYTES_MAX`] of payload, of which each id has an equal share. A larger payload is
-    /// left out ([`StoredValue::Withheld`]), one beyond the limit perhaps too: ask again for fewer ids. What a single id
-    /// has is never withheld.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`], for all ids together;
-    /// [`StoreError::TooLarge`] for too many ids.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses the answer and nothing else.
-    async fn load(&self, ids: &[PersistenceId]) -> Result<Vec<LoadedRow>, StoreError>;
+/// ```
+/// use futures_util::TryStreamExt as _;
+/// use user_state_store::{PersistenceId, Store, connect};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = tempfile::tempdir()?;
+/// # let url = format!("sqlite:{}", directory.path().join("user-state.db").display());
+/// // `url` is "sqlite:user-state.db" or "postgres://user:password@host/database".
+/// let store: Store = connect(&url.parse()?).await?;
+///
+/// let user = PersistenceId::unique("mall-user")?;
+/// assert_eq!(store.states().load_one(&user).await?, None);
+/// let ids: Vec<PersistenceId> = store.current_persistence_ids().try_collect().await?;
+/// assert!(ids.is_empty());
+///
+/// store.close().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    /// Its supertraits are the other parts.
+    states: Arc<dyn DurableStateStore>,
+}
 
-    /// Loads the row of one id, with its payload however large: [`DurableStateStore::load`] for a single id.
-    ///
-    /// # Errors
-    /// Those of the call and those of the id.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses the answer and nothing else.
-    async fn load_one(&self, id: &PersistenceId) -> LoadedRow {
-        let rows = self.load(std::slice::from_ref(id)).await?;
-        let unanswered = Err(StoreError::Unavailable(Cause::Protocol));
-        rows.into_iter().next().unwrap_or(unanswered)
+impl Store {
+    /// The durable states: what is loaded and written.
+    pub fn states(&self) -> &Arc<dyn DurableStateStore> {
+        &self.states
     }
 
-    /// Writes a batch, and returns when every write has its outcome.
-    ///
-    /// # Contract
-    /// One outcome per write, in the order of `batch.writes()`. A write is applied where the stored revision
-    /// is the expected one, and the stored `db_timestamp` too where one is expected, and only there; a creating write ([`Revision::NONE`] expected) only where no row
-    /// exists, and never beside one that another writer makes meanwhile. One write's failure leaves the others
-    /// of the batch unharmed. An outcome is [`WriteOutcome::NotApplied`] only where the write surely
-    /// was not applied and will not be later.
-    ///
-    /// # Cancel safety
-    /// After a drop the writes may or may not have been applied.
-    async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome>;
-
-    /// Writes a batch, and reports outcomes while others of it are still open.
-    ///
-    /// Some writes take longer than their neighbours, such as that of a row which somebody else holds locked. A caller
-    /// that can use the other outcomes meanwhile calls this in place of [`DurableStateStore::write`].
-    ///
-    /// # Contract
-    /// As for [`DurableStateStore::write`], and each write is reported exactly once: in a call of `early`, or in the
-    /// answer. `early` is called when what is left of the batch takes longer: it has to wait, or to be sent again. An empty
-    /// report says that all that is left waits for somebody else, and no other report says so: a caller that bounds how
-    /// much is in flight need not count the rest any more. In the common case all outcomes come at once as the answer, and
-    /// `early` is not called at all. `early` is called from inside this future, never after it has ended.
-    ///
-    /// The provided implementation reports nothing early. A store that wraps another one passes the call on, so that
-    /// its callers do not wait longer than those of the store it wraps.
-    ///
-    /// # Cancel safety
-    /// As for [`DurableStateStore::write`]; what was reported before the drop stands.
-    async fn write_early(&self, batch: &WriteBatch, _early: &Early<'_>) -> Vec<Settled> {
-        Settled::in_order(self.write(batch).await)
-    }
-
-    /// Makes sure that a database session which lost its client runs nothing any more.
-    ///
-    /// # Contract
-    /// [`Fence::Closed`] only if the session is surely gone, and what it applied is as safe as an acknowledged write, on
-    /// standbys too; then whatever it was to apply is applied already or never will be.
-    ///
-    /// # Cancel safety
-    /// May be dropped and called again.
-    async fn fence(&self, session: &WriterSession) -> Fence;
-
-    /// One page of the latest states of a slice range, oldest first.
-    ///
-    /// # Contract
-    /// As Pekko's `currentChangesBySlices`: ordered by `db_timestamp`, then revision, and rows that share both by their
-    /// persistence id; only the latest revision of each entity; marks of deletion included. A page has at most
-    /// [`ChangesQuery::limit`] rows and [`PAGE_BYTES_MAX`](crate::PAGE_BYTES_MAX) bytes of payload, or one row, and says how
-    /// far it reaches: following [`ChangesPage::end`] reaches every row. A page ends before a row that cannot be read and
-    /// names it ([`PageEnd::Unreadable`](crate::PageEnd::Unreadable)); a row is never left out. With
-    /// [`ChangesQuery::rows_max`] the cost of a page does not depend on what lies behind it.
+    /// The states that change from the offset on; a stream without end. See
+    /// [`changes_by_slices`](crate::changes_by_slices).
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses the answer and nothing else.
-    async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError>;
-
-    /// At most `limit` persistence ids behind `after`, in the order of the database's collation.
-    ///
-    /// # Contract
-    /// As Pekko's `currentPersistenceIds(afterId, limit)`: strictly after `after`, deleted states that left
-    /// a mark included. Following pages from the last id of each reaches every id that existed throughout. Stored ids
-    /// that are no text of Unicode are left out, with a warning of their number: nobody can ask for their rows. Before an
-    /// id that the database cannot give, the page ends; an error comes instead of a page that would begin with it.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] or [`StoreError::Misconfigured`]; [`StoreError::Refused`] if the database cannot take
-    /// `after`.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses the answer and nothing else.
-    async fn persistence_ids(
+    /// If the settings make no sense.
+    pub fn changes_by_slices(
         &self,
-        after: Option<&PersistenceId>,
-        limit: NonZeroUsize,
-    ) -> Result<Vec<PersistenceId>, StoreError>;
+        entity_type: &str,
+        slices: SliceRange,
+        offset: TimestampOffset,
+        settings: FeedSettings,
+    ) -> Result<
+        impl Stream<Item = Result<StateChange, StoreError>> + Send + Unpin + use<>,
+        InvalidSetting,
+    > {
+        changes_by_slices(self.states.clone(), entity_type, slices, offset, settings)
+    }
 
-    /// What tells live feeds of this store's writes.
-    ///
-    /// # Contract
-    /// Always the same signal. [`WriteSignal::applied`] is called for all outcomes, before or after they are reported, and [`WriteSignal::close`] when the store is closed. A wrapper gives the signal of the store that it
-    /// wraps, so that [`crate::changes_by_slices`] of the wrapper is as fast.
-    fn write_signal(&self) -> &WriteSignal;
+    /// The states that have changed from the offset until now. See
+    /// [`current_changes_by_slices`](crate::current_changes_by_slices).
+    pub fn current_changes_by_slices(
+        &self,
+        entity_type: &str,
+        slices: SliceRange,
+        offset: TimestampOffset,
+    ) -> impl Stream<Item = Result<StateChange, StoreError>> + Send {
+        current_changes_by_slices(self.states.as_ref(), entity_type, slices, offset)
+    }
 
-    /// Closes all connections, waiting for calls under way; later calls get [`StoreError::Closed`].
-    async fn close(&self);
+    /// All persistence ids. See [`current_persistence_ids`](crate::current_persistence_ids).
+    pub fn current_persistence_ids(
+        &self,
+    ) -> impl Stream<Item = Result<PersistenceId, StoreError>> + Send {
+        current_persistence_ids(self.states.as_ref())
+    }
+
+    /// Closes all connections, waiting for calls in flight; later calls through any handle get [`StoreError::Closed`].
+    pub async fn close(&self) {
+        self.states.close().await;
+    }
 }
 
-/// What a load found for one id: its row, `None` if there is none, or what is wrong with this id alone.
-pub type LoadedRow = Result<Option<StoredState>, StoreError>;
-
-/// A row, as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredState {
-    /// Whose row this is.
-    pub persistence_id: PersistenceId,
-    /// The stored slice.
-    pub slice: Slice,
-    /// The stored entity type.
-    pub entity_type: Box<str>,
-    /// The stored revision.
-    pub revision: Revision,
-    /// When the row was last written, by the database's clock, in whole microseconds; strictly increasing per id as
-    /// long as the row lives.
-    pub db_timestamp: DateTime<Utc>,
-    /// The state, or the mark that it was deleted.
-    pub value: StoredValue,
-    /// The stored tags.
-    pub tags: Tags,
+/// The parts, as their backend shows itself.
+impl fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Store").field(&self.states).finish()
+    }
 }
 
-/// What a row says of an entity's state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoredValue {
-    /// A serialized state.
-    State(Payload),
-    /// Pekko 2.0's delete marker: serializer 0 and an empty payload.
-    Deleted,
-    /// A serialized state that was left out of the answer to a load, since it is larger than its share of it. Only a load of
-    /// several ids has this value: load the id again, with fewer others or alone.
-    Withheld {
-        /// How many bytes the payload has.
-        payload_bytes: usize,
-    },
+impl From<Arc<dyn DurableStateStore>> for Store {
+    fn from(states: Arc<dyn DurableStateStore>) -> Self {
+        Self { states }
+    }
 }
 
-/// What became of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WriteOutcome {
-    /// It is durable. The new `db_timestamp`, exactly as a load tells it; `None` after [`Change::Erase`].
-    Applied(Option<DateTime<Utc>>),
-    /// Not applied: the stored revision or time is not the expected one, or a row exists that must not.
-    Conflict,
-    /// Surely not applied, and it will not be later.
-    NotApplied(StoreError),
-    /// It was sent and its answer was lost: it may have been applied, or may still be.
-    Unknown(UnknownOutcome),
+impl<S: DurableStateStore> From<Arc<S>> for Store {
+    fn from(states: Arc<S>) -> Self {
+        Self { states }
+    }
 }
 
-/// What is known of a write whose answer was lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownOutcome {
-    /// The database session that may still be running it; `None` where the backend has no sessions that
-    /// outlive their client (SQLite).
-    pub session: Option<WriterSession>,
-    /// How the answer was lost.
-    pub cause: Cause,
+impl<S: DurableStateStore> From<S> for Store {
+    fn from(states: S) -> Self {
+        Self::from(Arc::new(states))
+    }
 }
 
-/// A database session that sent writes: enough to find and end it, and never another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct WriterSession {
-    /// The process id of the session's server process.
-    pub process_id: i32,
-    /// When that process started, in microseconds since 1970 by the server's clock: process ids are reused. `None` if the
-    /// server does not show it to this role; then the session is gone only when no process has the id.
-    pub started_at_micros: Option<i64>,
+impl From<&Store> for Store {
+    fn from(store: &Store) -> Self {
+        store.clone()
+    }
 }
 
-/// Whether an old session is out of the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fence {
-    /// The session is gone: nothing of it can still be applied, and what was applied is as safe as an acknowledged write.
-    Closed,
-    /// It may still be running, or a standby may not have yet what it applied.
-    Open,
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+    use crate::connect::StoreSettings;
+    use crate::sqlite::Store as SqliteStore;
+
+    #[tokio::test]
+    async fn a_handle_shows_itself_in_a_line_that_names_no_place() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("secret-place.db");
+        let store = Store::from(SqliteStore::open(&path, &StoreSettings::default()).await?);
+        let shown = format!("{store:?}");
+        assert_eq!(shown, "Store(SqliteStore { access: ReadWrite, .. })");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn closing_one_handle_closes_the_store_of_all() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let owned = Arc::new(SqliteStore::open(&path, &StoreSettings::default()).await?);
+        let store = Store::from(Arc::clone(&owned));
+        let other = Store::from(&store);
+        store.close().await;
+        let user = PersistenceId::unique("mall-user")?;
+        let loaded = other.states().load_one(&user).await;
+        assert_eq!(loaded, Err(StoreError::Closed));
+        assert_eq!(owned.load_one(&user).await, Err(StoreError::Closed));
+        Ok(())
+    }
 }

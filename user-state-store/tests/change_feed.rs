@@ -16,10 +16,11 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Connection as _, Executor as _, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
-    BATCH_ROWS_MAX, ChangesQuery, DurableStateStore, FeedSettings, Manifest, PAGE_BYTES_MAX,
-    PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange, SqliteStore, StateChange,
-    StoreError, StoreSettings, StoredState, TimestampOffset, Write, WriteBatch, WriteOutcome,
-    changes_by_slices, current_changes_by_slices, current_persistence_ids,
+    BATCH_ROWS_MAX, Backend as _, ChangesQuery, DurableStateStore, FeedSettings, Manifest,
+    PAGE_BYTES_MAX, PageEnd, Payload, PersistenceId, Revision, SerializerId, SliceRange,
+    SqliteStore, StateChange, StateFeeds as _, StoreError, StoreSettings, StoredState,
+    TimestampOffset, Write, WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
+    current_persistence_ids,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;

@@ -14,9 +14,9 @@ use cqrs_es::{AggregateContext, AggregateError, CqrsFramework, EventEnvelope, Ev
 use tempfile::TempDir;
 use user_state_domain::{ProductId, UserCommand, UserError, UserEvent, UserState};
 use user_state_store::{
-    DurableStateEventStore, DurableStateStore, Fence, Manifest, NoEventHistory, Payload,
-    PersistenceId, Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue,
-    Tags, UserStateMapping, Write, WriteBatch, WriteOutcome, Writers,
+    Backend as _, DurableStateEventStore, DurableStateStore, Fence, Manifest, NoEventHistory,
+    Payload, PersistenceId, Revision, SerializerId, SqliteStore, StoreError, StoreSettings,
+    StoredValue, Tags, UserStateMapping, Write, WriteBatch, WriteOutcome, Writers,
 };
 
 #[path = "lossy/store.rs"]

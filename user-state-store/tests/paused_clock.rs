@@ -39,7 +39,7 @@ async fn no_call_to_a_server_runs_out_of_time() -> Outcome {
         .await?;
     let before = Instant::now();
     let store = connect(&database.url().parse()?).await?;
-    read_everything(&*store).await?;
+    read_everything(store.states().as_ref()).await?;
     store.close().await;
     assert!(
         before.elapsed() < Duration::from_secs(5),
@@ -55,13 +55,13 @@ async fn no_call_to_a_file_runs_out_of_time() -> Result<(), Box<dyn Error>> {
     let url = format!("sqlite:{}", directory.path().join("states.db").display());
     let store = connect(&url.parse()?).await?;
     for id in ["a", "b", "c"] {
-        let outcomes = write(&*store, vec![put(id, 0, 1, b"x")]).await;
+        let outcomes = write(store.states().as_ref(), vec![put(id, 0, 1, b"x")]).await;
         assert!(
             matches!(outcomes[..], [WriteOutcome::Applied(_)]),
             "{outcomes:?}"
         );
     }
-    read_everything(&*store).await?;
+    read_everything(store.states().as_ref()).await?;
     store.close().await;
     Ok(())
 }

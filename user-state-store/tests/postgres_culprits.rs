@@ -17,8 +17,8 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use support::{Database, Outcome, put, write};
 use throwaway_postgres::PostgresServer;
 use user_state_store::{
-    Cause, ConnectOptions, DurableStateStore as _, PersistenceId, PostgresStore, StoreError,
-    StoredValue, WriteOutcome, load_in_parts,
+    Backend as _, Cause, ConnectOptions, DurableStateStore as _, PersistenceId, PostgresStore,
+    StateFeeds as _, StoreError, StoredValue, WriteOutcome, load_in_parts,
 };
 
 fn ids(count: usize) -> Vec<PersistenceId> {

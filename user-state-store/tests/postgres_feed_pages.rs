@@ -16,9 +16,10 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use support::{Database, Outcome};
 use tokio::time::timeout;
 use user_state_store::{
-    ChangesQuery, ConnectOptions, DurableStateStore, FeedSettings, PAGE_BYTES_MAX, PageEnd,
-    PayloadColumn, PostgresStore, SliceRange, StateChange, StoreError, StoredValue,
-    TimestampOffset, UnreadableChange, changes_by_slices, current_changes_by_slices, migrate,
+    Backend as _, ChangesQuery, ConnectOptions, FeedSettings, PAGE_BYTES_MAX, PageEnd,
+    PayloadColumn, PostgresStore, SliceRange, StateChange, StateFeeds as _, StoreError,
+    StoredValue, TimestampOffset, UnreadableChange, changes_by_slices, current_changes_by_slices,
+    migrate,
 };
 
 /// Far beyond what a slow machine needs.

@@ -14,7 +14,7 @@ use support::proxy::Proxy;
 use support::{Captured, Database, Outcome, User, put, write};
 use tokio::task::JoinSet;
 use user_state_store::{
-    ConnectOptions, DurableStateStore as _, Fence, PostgresStore, WriteOutcome, WriterSession,
+    Backend as _, ConnectOptions, Fence, PostgresStore, WriteOutcome, WriterSession,
 };
 
 /// A store of one role, whose way to the server can be cut.

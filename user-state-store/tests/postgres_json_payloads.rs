@@ -17,10 +17,9 @@ use std::error::Error;
 use support::{Database, Outcome, change, load, put, write};
 use user_state_domain::UserState;
 use user_state_store::{
-    Cause, Change, ConnectOptions, DurableStateStore as _, EncodeError, OpenError, Payload,
-    PayloadColumn, PersistenceId, PostgresStore, Resolution, SerializerId, StateMapping as _,
-    StoreError, StoredValue, UnknownOutcome, UnresolvedWrite, UserStateMapping, Write,
-    WriteOutcome, Writers,
+    Backend as _, Cause, Change, ConnectOptions, EncodeError, OpenError, Payload, PayloadColumn,
+    PersistenceId, PostgresStore, Resolution, SerializerId, StateMapping as _, StoreError,
+    StoredValue, UnknownOutcome, UnresolvedWrite, UserStateMapping, Write, WriteOutcome, Writers,
 };
 
 const JSON_COLUMNS: [PayloadColumn; 2] = [PayloadColumn::Json, PayloadColumn::Jsonb];

@@ -15,8 +15,8 @@ use support::proxy::Proxy;
 use support::{Database, Outcome, WAIT_FOR_THE_TEST, change, load, put, write};
 use tokio::task::JoinSet;
 use user_state_store::{
-    Cause, Change, ConnectOptions, DurableStateStore as _, Fence, PostgresStore, StoreError,
-    UnknownOutcome, Write, WriteOutcome, WriterSession,
+    Backend as _, Cause, Change, ConnectOptions, Fence, PostgresStore, StoreError, UnknownOutcome,
+    Write, WriteOutcome, WriterSession,
 };
 
 /// A store behind a proxy, and the test's own ways to the server.

@@ -14,8 +14,8 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor as _, Row as _};
 use support::{Database, Outcome, User, load, put, write};
 use user_state_store::{
-    Access, ConnectOptions, Durability, DurableStateStore as _, OpenError, PostgresStore,
-    StoreError, StoreSettings, WriteOutcome, connect, migrate,
+    Access, Backend as _, ConnectOptions, Durability, OpenError, PostgresStore, StoreError,
+    StoreSettings, WriteOutcome, connect, migrate,
 };
 
 async fn refusal(url: &str) -> Result<OpenError, Box<dyn std::error::Error>> {
@@ -121,7 +121,7 @@ async fn a_read_only_database_is_refused_for_writing_and_not_for_reading() -> Ou
     let mut options = ConnectOptions::parse(database.url())?;
     options.settings.access = Access::ReadOnly;
     let store = connect(&options).await?;
-    assert_eq!(load(&*store, "a").await?, None);
+    assert_eq!(load(store.states().as_ref(), "a").await?, None);
     Ok(())
 }
 
@@ -132,7 +132,7 @@ async fn a_store_opened_for_reading_cannot_write() -> Outcome {
     options.settings.access = Access::ReadOnly;
     let store = connect(&options).await?;
     for writes in [vec![put("a", 0, 1, b"x")], vec![put("a", 1, 2, b"x")]] {
-        let outcomes = write(&*store, writes).await;
+        let outcomes = write(store.states().as_ref(), writes).await;
         assert!(
             matches!(
                 outcomes[..],
@@ -241,7 +241,14 @@ async fn a_migration_makes_every_table_and_changes_none_that_is_there() -> Outco
     }
     assert_eq!(catalog(&pekkos).await?, before);
     let store = connect(&pekkos.url().parse()?).await?;
-    assert_eq!(load(&*store, "a").await?.ok_or("no row")?.revision.get(), 5);
+    assert_eq!(
+        load(store.states().as_ref(), "a")
+            .await?
+            .ok_or("no row")?
+            .revision
+            .get(),
+        5
+    );
 
     let ours = Database::migrated().await?;
     let tables: Vec<String> = sqlx::query_scalar(
@@ -464,7 +471,7 @@ async fn the_roles_of_the_page_on_security_migrate_write_and_read() -> Outcome {
     database.execute(grants).await?;
 
     let store = connect(&url("runtime").parse()?).await?;
-    let outcomes = write(&*store, vec![put("a", 0, 1, b"x")]).await;
+    let outcomes = write(store.states().as_ref(), vec![put("a", 0, 1, b"x")]).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Applied(_)]),
         "{outcomes:?}"
@@ -473,7 +480,7 @@ async fn the_roles_of_the_page_on_security_migrate_write_and_read() -> Outcome {
     let mut options = ConnectOptions::parse(&url("reader"))?;
     options.settings.access = Access::ReadOnly;
     let store = connect(&options).await?;
-    assert!(load(&*store, "a").await?.is_some());
+    assert!(load(store.states().as_ref(), "a").await?.is_some());
     store.close().await;
     // Its role is set at login, and it may not see its own processes by it.
     connect(&url("migrator").parse()?).await?.close().await;

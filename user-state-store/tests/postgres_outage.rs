@@ -16,7 +16,8 @@ use throwaway_postgres::PostgresServer;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 use user_state_store::{
-    ConnectOptions, DurableStateStore as _, PersistenceId, PostgresStore, StoreError, WriteOutcome,
+    Backend as _, ConnectOptions, DurableStateStore as _, PersistenceId, PostgresStore, StoreError,
+    WriteOutcome,
 };
 
 /// The lines of the library at level info and above.

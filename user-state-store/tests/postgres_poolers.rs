@@ -50,9 +50,9 @@ async fn a_store_works_behind_poolers_that_refuse_or_drop_parameters() -> Outcom
         let scene = Scene::new(unknown).await?;
         migrate(&scene.url().parse()?).await?;
         let store = connect(&scene.url().parse()?).await?;
-        let outcomes = write(&*store, vec![put("a", 0, 1, b"x")]).await;
+        let outcomes = write(store.states().as_ref(), vec![put("a", 0, 1, b"x")]).await;
         assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
-        assert!(load(&*store, "a").await?.is_some());
+        assert!(load(store.states().as_ref(), "a").await?.is_some());
         store.close().await;
     }
     Ok(())

@@ -11,8 +11,8 @@ use std::num::NonZeroUsize;
 use chrono::{DateTime, Utc};
 use support::{Database, Outcome, put, write};
 use user_state_store::{
-    ChangesQuery, DurableStateStore as _, PageEnd, PersistenceId, PostgresStore, RowKey, Slice,
-    SliceRange, StoreError, StoredValue, TimestampOffset,
+    Backend as _, ChangesQuery, DurableStateStore as _, PageEnd, PersistenceId, PostgresStore,
+    RowKey, Slice, SliceRange, StateFeeds as _, StoreError, StoredValue, TimestampOffset,
 };
 
 fn query(limit: usize) -> ChangesQuery {

@@ -16,8 +16,7 @@ use support::proxy::Proxy;
 use support::{Database, Outcome, change, load, put, write};
 use tracing_subscriber::fmt::MakeWriter;
 use user_state_store::{
-    Change, ConnectOptions, DurableStateStore as _, PostgresStore, RemoteTls, TlsMode, connect,
-    migrate,
+    Backend as _, Change, ConnectOptions, PostgresStore, RemoteTls, TlsMode, connect, migrate,
 };
 
 const PASSWORD: &str = "marker-password";

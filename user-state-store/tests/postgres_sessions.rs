@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 use user_state_store::{
-    Cause, Change, ChangesQuery, ConnectOptions, DurableStateStore, OpenError, PostgresStore,
-    SliceRange, StoreError, StoreSettings, Write, WriteOutcome, connect, migrate,
+    Backend as _, Cause, Change, ChangesQuery, ConnectOptions, OpenError, PostgresStore,
+    SliceRange, StateFeeds as _, StoreError, StoreSettings, Write, WriteOutcome, connect, migrate,
 };
 
 /// How long to wait for what takes milliseconds, before it is taken for lost.

@@ -102,7 +102,7 @@ async fn a_table_that_takes_no_write_is_refused_for_writing_and_not_for_reading(
         let mut options = ConnectOptions::parse(database.url())?;
         options.settings.access = Access::ReadOnly;
         let store = connect(&options).await?;
-        assert_eq!(load(&*store, "a").await?, None);
+        assert_eq!(load(store.states().as_ref(), "a").await?, None);
         store.close().await;
     }
     Ok(())
@@ -146,13 +146,13 @@ async fn a_table_that_takes_the_writes_of_entities_opens() -> Outcome {
             .await
             .map_err(|error| format!("{change}: {error:?}"))?;
         for (expected, revision) in [(0, 1), (1, 2)] {
-            let outcomes = write(&*store, vec![put("mall-user", expected, revision, b"x")]).await;
+            let outcomes = write(store.states().as_ref(), vec![put("mall-user", expected, revision, b"x")]).await;
             assert!(
                 matches!(outcomes[..], [WriteOutcome::Applied(_)]),
                 "{change}: {outcomes:?}"
             );
         }
-        let row = load(&*store, "mall-user").await?.ok_or("no row")?;
+        let row = load(store.states().as_ref(), "mall-user").await?.ok_or("no row")?;
         assert_eq!(row.revision.get(), 2, "{change}");
         store.close().await;
     }
@@ -171,7 +171,7 @@ async fn opening_leaves_no_row_and_harms_no_store_that_is_open() -> Outcome {
     }
     drop(guard);
     assert_eq!(warned.text(), "");
-    let outcomes = write(&*first, vec![put("a", 0, 1, b"x")]).await;
+    let outcomes = write(first.states().as_ref(), vec![put("a", 0, 1, b"x")]).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Applied(_)]),
         "{outcomes:?}"
@@ -200,7 +200,7 @@ async fn a_table_that_is_locked_just_now_opens_soon_and_with_a_warning() -> Outc
         warned.text()
     );
     neighbour.execute("ROLLBACK").await?;
-    let outcomes = write(&*store, vec![put("a", 0, 1, b"x")]).await;
+    let outcomes = write(store.states().as_ref(), vec![put("a", 0, 1, b"x")]).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Applied(_)]),
         "{outcomes:?}"
@@ -259,7 +259,7 @@ async fn rights_on_columns_are_as_good_as_rights_on_the_table() -> Outcome {
         format!("GRANT SELECT ({all}), INSERT ({all}), UPDATE ({all}) ON durable_state TO {name}");
     user.server.execute(&grant).await?;
     let store = connect(&user.url().parse()?).await?;
-    let outcomes = write(&*store, vec![put("a", 0, 1, b"x")]).await;
+    let outcomes = write(store.states().as_ref(), vec![put("a", 0, 1, b"x")]).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Applied(_)]),
         "{outcomes:?}"
@@ -324,14 +324,18 @@ async fn row_security_that_applies_to_the_role_is_refused_unless_it_is_accepted(
     options.settings.row_security = RowSecurity::Accept;
     options.settings.access = Access::ReadWrite;
     let store = connect(&options).await?;
-    assert_eq!(load(&*store, "a").await?, None, "no policy shows it");
+    assert_eq!(
+        load(store.states().as_ref(), "a").await?,
+        None,
+        "no policy shows it"
+    );
     store.close().await;
     user.server
         .execute("CREATE POLICY mall ON durable_state USING (persistence_id NOT LIKE '%|')")
         .await?;
     let store = connect(&options).await?;
-    assert!(load(&*store, "a").await?.is_some());
-    let outcomes = write(&*store, vec![put("b", 0, 1, b"x")]).await;
+    assert!(load(store.states().as_ref(), "a").await?.is_some());
+    let outcomes = write(store.states().as_ref(), vec![put("b", 0, 1, b"x")]).await;
     assert!(
         matches!(outcomes[..], [WriteOutcome::Applied(_)]),
         "{outcomes:?}"
@@ -372,13 +376,17 @@ async fn a_partitioned_table_opens_and_only_its_own_row_security_counts() -> Out
     user.server.execute(&partitioned).await?;
     let store = connect(&user.url().parse()?).await?;
     for (expected, revision) in [(0, 1), (1, 2)] {
-        let outcomes = write(&*store, vec![put("a", expected, revision, b"x")]).await;
+        let outcomes = write(
+            store.states().as_ref(),
+            vec![put("a", expected, revision, b"x")],
+        )
+        .await;
         assert!(
             matches!(outcomes[..], [WriteOutcome::Applied(_)]),
             "{outcomes:?}"
         );
     }
-    assert!(load(&*store, "a").await?.is_some());
+    assert!(load(store.states().as_ref(), "a").await?.is_some());
     store.close().await;
     user.server
         .execute("ALTER TABLE durable_state ENABLE ROW LEVEL SECURITY")

@@ -142,7 +142,7 @@ async fn the_server_that_a_trusted_authority_vouches_for_is_accepted() -> Outcom
     let acceptor = certificate(&trusted.authority, "127.0.0.1", 4000)?;
     let front = Front::of(&database, Some(acceptor)).await?;
     let store = connect(&options(&database, &front, &trusted)?).await?;
-    assert_eq!(load(&*store, "a").await?, None);
+    assert_eq!(load(store.states().as_ref(), "a").await?, None);
     Ok(())
 }
 

@@ -9,9 +9,9 @@ use std::error::Error;
 
 use tempfile::TempDir;
 use user_state_store::{
-    Cause, Change, DurableStateStore, Fence, Manifest, Payload, PersistenceId, Resolution,
-    Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue, UnresolvedWrite,
-    Write, WriteBatch, WriteOutcome, Writers, resolve,
+    Backend as _, Cause, Change, DurableStateStore, Fence, Manifest, Payload, PersistenceId,
+    Resolution, Revision, SerializerId, SqliteStore, StoreError, StoreSettings, StoredValue,
+    UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers, resolve,
 };
 
 #[path = "lossy/store.rs"]

@@ -15,9 +15,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 use user_state_store::{
-    Access, Cause, ConnectOptions as StoreOptions, DecodeError, DurableStateStore, LoadedRow,
-    Manifest, OpenError, Payload, PayloadColumn, PersistenceId, Revision, SerializerId,
-    SqliteStore, StoreError, StoreSettings, Write, WriteBatch, WriteOutcome, connect,
+    Access, Backend as _, Cause, ConnectOptions as StoreOptions, DecodeError, DurableStateStore,
+    LoadedRow, Manifest, OpenError, Payload, PayloadColumn, PersistenceId, Revision, SerializerId,
+    SqliteStore, StateFeeds as _, StoreError, StoreSettings, Write, WriteBatch, WriteOutcome,
+    connect,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;

@@ -214,5 +214,6 @@ async fn both_kinds_of_feeds_are_typed_on_sqlite() -> Outcome {
 #[tokio::test]
 async fn both_kinds_of_feeds_are_typed_on_postgres() -> Outcome {
     let database = Database::migrated().await?;
-    both_kinds_of_feeds_are_typed(connect(&database.url().parse()?).await?).await
+    let store = connect(&database.url().parse()?).await?;
+    both_kinds_of_feeds_are_typed(Arc::clone(store.states())).await
 }

@@ -12,7 +12,7 @@
 //!
 //! // `sqlite:PATH`, or `postgres://user:password@host/database`.
 //! let store = connect(&url.parse()?).await?;
-//! let runtime = Runtime::for_users(store).start()?;
+//! let runtime = Runtime::for_users(&store).start()?;
 //!
 //! let key: UserKey = "mall-user".parse()?;
 //! let user = runtime.user(&key);
@@ -51,6 +51,4 @@ pub use user_state_runtime::{
 pub use user_state_store as store;
 #[cfg(feature = "users")]
 pub use user_state_store::UserStateMapping;
-pub use user_state_store::{
-    ConnectOptions, DurableStateStore, OpenError, StoreError, connect, migrate,
-};
+pub use user_state_store::{ConnectOptions, OpenError, Store, StoreError, connect, migrate};

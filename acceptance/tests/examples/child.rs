@@ -4,12 +4,11 @@ use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use user_state_store::{ConnectOptions, DurableStateStore, OpenError};
+use user_state_store::{ConnectOptions, OpenError, Store};
 
 /// A directory with a SQLite store in it.
 pub(crate) struct Place {
@@ -38,7 +37,7 @@ impl Place {
         format!("sqlite:{}", self.path("test.db").display())
     }
 
-    pub(crate) async fn store(&self) -> Result<Arc<dyn DurableStateStore>, OpenError> {
+    pub(crate) async fn store(&self) -> Result<Store, OpenError> {
         user_state_store::connect(&ConnectOptions::parse(&self.url())?).await
     }
 

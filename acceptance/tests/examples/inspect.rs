@@ -44,8 +44,8 @@ async fn inspect_shows_what_is_stored_and_tells_by_its_status_whether_that_is_re
     let gone = PersistenceId::unique("gone-1")?;
     let mark = Write::mark(gone.clone(), Revision::FIRST);
     let store = place.store().await?;
-    store.write(&WriteBatch::new(vec![mark])?).await;
-    let stored = store.load_one(&gone).await?.unwrap();
+    store.states().write(&WriteBatch::new(vec![mark])?).await;
+    let stored = store.states().load_one(&gone).await?.unwrap();
     assert_eq!(stored.value, StoredValue::Deleted);
     store.close().await;
     let files = place.files()?;
@@ -143,7 +143,7 @@ async fn two_rows_of_one_id_are_shown_with_status_1() -> TestResult {
 async fn create(place: &Place, id: &str, payload: Payload) -> TestResult {
     let store = place.store().await?;
     let write = Write::create(PersistenceId::unique(id)?, payload).tags(Tags::new(["one", "two"]));
-    let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
+    let outcomes = store.states().write(&WriteBatch::new(vec![write])?).await;
     assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
     store.close().await;
     Ok(())

@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::num::NonZeroUsize;
-use std::sync::Arc;
 
 use chrono::{NaiveDateTime, TimeDelta};
+use futures_util::TryStreamExt as _;
 use serde_json::{Value, json};
 use throwaway_postgres::TestDatabase;
-use user_state_store::{ConnectOptions, DurableStateStore, StoredState};
+use user_state_store::{ConnectOptions, PersistenceId, Store, StoredState};
 
 use crate::TestResult;
 use crate::child::{Place, Run, keys};
@@ -207,12 +206,10 @@ fn record(time: &str, event_type: &str, product: &str, user: &str, session: &str
 }
 
 /// All rows but their `db_timestamp`, by persistence id.
-async fn rows(store: &Arc<dyn DurableStateStore>) -> Result<Vec<StoredState>, Box<dyn Error>> {
-    let ids = store
-        .persistence_ids(None, NonZeroUsize::MIN.saturating_add(999))
-        .await?;
+async fn rows(store: &Store) -> Result<Vec<StoredState>, Box<dyn Error>> {
+    let ids: Vec<PersistenceId> = store.current_persistence_ids().try_collect().await?;
     let mut rows = Vec::new();
-    for row in store.load(&ids).await? {
+    for row in store.states().load(&ids).await? {
         let mut row = row?.ok_or("a listed row is gone")?;
         row.db_timestamp = chrono::DateTime::UNIX_EPOCH;
         rows.push(row);

@@ -1,7 +1,6 @@
 //! A runtime reads the rows as they stand and goes on where Pekko stopped: the next revision, in the same row.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use user_state_domain::{UserCommand, UserState};
@@ -59,8 +58,7 @@ async fn continued(table: &Table, lines: Vec<Line>) -> TestResult {
             .push(line);
     }
     for lines in by_tag.values() {
-        let runtime =
-            Runtime::for_users_as(Arc::clone(&table.store), mapping(&lines[0])).start()?;
+        let runtime = Runtime::for_users_as(&table.store, mapping(&lines[0])).start()?;
         let users = lines.iter().map(|line| (line, entity(&runtime, line)));
         try_join_all(users.map(|(line, user)| read_and_continue(line, user))).await?;
         runtime.shutdown().await?;

@@ -4,8 +4,6 @@
 //! that Pekko left, and what we read is what Pekko's own reader saw. Where Pekko did what we never do, its row is put in
 //! as it stands, and ours is shown to be refused.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use user_state_domain::{UserCommand, UserState};
@@ -286,7 +284,11 @@ async fn assert_as_pekko_left_it(table: &Table, id: &str, line: &Line) -> TestRe
 /// What we read is what a reader on Pekko's side saw; of two rows Pekko takes either, and we say so.
 async fn assert_read_as(table: &Table, id: &str, line: &Line, sees: &Seen) -> TestResult {
     let case = &line.case;
-    let row = table.store.load_one(&PersistenceId::unique(id)?).await;
+    let row = table
+        .store
+        .states()
+        .load_one(&PersistenceId::unique(id)?)
+        .await;
     if !line.other_rows.is_empty() {
         assert!(
             matches!(row, Err(user_state_store::StoreError::DuplicateRows { .. })),
@@ -355,7 +357,7 @@ async fn a_runtime_reads_a_deletion_of_each_release_as_what_it_left_and_goes_on(
             _ => &bytea,
         };
         table.refill(&line.row).await?;
-        let runtime = Runtime::for_users_as(Arc::clone(&table.store), mapping(&line)).start()?;
+        let runtime = Runtime::for_users_as(&table.store, mapping(&line)).start()?;
         let id = line
             .row
             .as_ref()
@@ -394,7 +396,7 @@ async fn each_form_of_deletion_leaves_the_row_of_one_release_or_an_ordinary_stat
         for form in [DeleteForm::Reset, DeleteForm::Marker, DeleteForm::Erase] {
             table.refill(&before.row).await?;
             let time = ManualTime::new();
-            let runtime = Runtime::for_users_as(Arc::clone(&table.store), mapping(&before))
+            let runtime = Runtime::for_users_as(&table.store, mapping(&before))
                 .delete_form(form)
                 .clock(time.clone())
                 .start()?;

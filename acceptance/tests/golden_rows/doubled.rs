@@ -1,7 +1,5 @@
 //! Two rows of one id, as Pekko and a careless operator leave them, are the error that names both, for that id alone.
 
-use std::sync::Arc;
-
 use user_state_domain::UserCommand;
 use user_state_runtime::{ExecuteError, RequestError, Runtime};
 use user_state_store::{PayloadColumn, PersistenceId, StoreError};
@@ -35,7 +33,7 @@ async fn two_rows_of_an_id_are_an_error_that_names_both_and_neither_is_touched()
     let rows = doubled.iter().flatten();
     let table = Table::with(PayloadColumn::Bytea, rows.chain([single.row()])).await?;
     let before = table.rows().await?;
-    let runtime = Runtime::for_users(Arc::clone(&table.store)).start()?;
+    let runtime = Runtime::for_users(&table.store).start()?;
     for rows in &doubled {
         let id = PersistenceId::unique(&rows[0].persistence_id)?;
         let expected = StoreError::DuplicateRows {
@@ -44,7 +42,7 @@ async fn two_rows_of_an_id_are_an_error_that_names_both_and_neither_is_touched()
             higher: revision(rows[1].revision),
         };
         let neighbour = PersistenceId::unique(&single.row().persistence_id)?;
-        let loaded = table.store.load(&[id.clone(), neighbour]).await?;
+        let loaded = table.store.states().load(&[id.clone(), neighbour]).await?;
         assert_eq!(loaded[0], Err(expected.clone()));
         assert!(matches!(loaded[1], Ok(Some(_))), "{:?}", loaded[1]);
         let text = expected.to_string();

@@ -18,7 +18,7 @@ pub(crate) async fn loaded(table: &Table, lines: &[Line]) -> TestResult<Vec<Stor
         .iter()
         .map(|line| PersistenceId::unique(&line.row().persistence_id))
         .collect::<Result<_, _>>()?;
-    let rows = table.store.load(&ids).await?;
+    let rows = table.store.states().load(&ids).await?;
     let rows = rows.into_iter().zip(lines).map(|(row, line)| {
         let row = row.map_err(|error| format!("{}: {error}", line.case))?;
         Ok(row.ok_or_else(|| format!("{} is not there", line.case))?)

@@ -1,7 +1,5 @@
 //! Rows of both versions of a class, read by a class of either version, as Pekko's migrations read them.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use user_state_domain::UserCommand;
@@ -182,8 +180,7 @@ async fn version_1_of_a_class_reads_and_continues_what_its_migration_allows_and_
         for case in BY_FIRST {
             let line = release.line(case);
             table.refill(&line.row).await?;
-            let runtime =
-                Runtime::for_users_as(Arc::clone(&table.store), first_version(&line)).start()?;
+            let runtime = Runtime::for_users_as(&table.store, first_version(&line)).start()?;
             let user = runtime.entity(PersistenceId::unique(&line.row().persistence_id)?);
             let read = user.state().await;
             if case == "migration-v2-row-refused" {

@@ -1,7 +1,6 @@
 //! States that are one primitive value: loaded, continued by a runtime, and written as Pekko wrote them.
 
 use std::fmt;
-use std::sync::Arc;
 
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, DomainEvent};
@@ -165,7 +164,7 @@ where
     assert_eq!(rows[0].undated(), pekko.undated(), "{case}");
 
     table.refill([pekko]).await?;
-    let runtime = Runtime::<Kept<P>>::builder(Arc::clone(&table.store), mapping, ()).start()?;
+    let runtime = Runtime::<Kept<P>>::builder(&table.store, mapping, ()).start()?;
     let entity = runtime.entity(id);
     let read = entity.state().await?;
     assert_eq!(

@@ -1,13 +1,11 @@
 //! A database with the table of a Pekko application, looked at and filled without the store.
 
-use std::sync::Arc;
-
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use throwaway_postgres::TestDatabase;
 use tokio::sync::Mutex;
 use user_state_store::{
-    Change, ConnectOptions, DurableStateStore, PayloadColumn, PersistenceId, Revision, Write,
-    WriteBatch, WriteOutcome,
+    Change, ConnectOptions, PayloadColumn, PersistenceId, Revision, Store, Write, WriteBatch,
+    WriteOutcome,
 };
 
 use crate::TestResult;
@@ -18,7 +16,7 @@ pub(crate) struct Table {
     database: TestDatabase,
     column: PayloadColumn,
     connection: Mutex<PgConnection>,
-    pub(crate) store: Arc<dyn DurableStateStore>,
+    pub(crate) store: Store,
 }
 
 impl Table {
@@ -127,7 +125,11 @@ impl Table {
 
     /// Writes one write.
     pub(crate) async fn write(&self, write: Write) -> TestResult<WriteOutcome> {
-        let outcomes = self.store.write(&WriteBatch::new(vec![write])?).await;
+        let outcomes = self
+            .store
+            .states()
+            .write(&WriteBatch::new(vec![write])?)
+            .await;
         Ok(outcomes.into_iter().next().ok_or("no outcome")?)
     }
 }

@@ -135,7 +135,7 @@ async fn write_and_compare(table: &Table, payloads: &[(&Line, Payload)]) -> Test
             (row.revision > expected).then(|| write_of(&row.persistence_id, expected, change))
         });
         let batch = WriteBatch::new(writes.collect())?;
-        for outcome in table.store.write(&batch).await {
+        for outcome in table.store.states().write(&batch).await {
             assert!(matches!(outcome, WriteOutcome::Applied(_)), "{outcome:?}");
         }
     }
@@ -231,7 +231,11 @@ async fn what_pekko_could_not_write_to_a_jsonb_column_is_refused_to_us_alone() -
         };
         write_of(id, 0, change)
     });
-    let outcomes = table.store.write(&WriteBatch::new(writes.into())?).await;
+    let outcomes = table
+        .store
+        .states()
+        .write(&WriteBatch::new(writes.into())?)
+        .await;
     let [nul, plain, long, text] = &outcomes[..] else {
         return Err("four writes have four outcomes".into());
     };

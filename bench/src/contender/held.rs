@@ -78,12 +78,12 @@ impl Contender for Store {
         // An open transaction keeps the dead rows of everybody else. So it is open in both halves, each begins with none,
         // and in the first one nobody writes what it holds.
         let holder = hold(&url, &table, rows).await?;
-        let free = measure(case, rows, &table, &store, Vec::new(), world.timing).await?;
+        let free = measure(case, rows, &table, store.states(), Vec::new(), world.timing).await?;
         release(holder).await?;
         world.databases.settled(&wanted).await?;
         let holder = hold(&url, &table, rows).await?;
         let held = (0..rows).collect();
-        let beside = measure(case, rows, &table, &store, held, world.timing).await?;
+        let beside = measure(case, rows, &table, store.states(), held, world.timing).await?;
         release(holder).await?;
         store.close().await;
         let (Some(without), Some(with)) = (free.per_second, beside.per_second) else {

@@ -1,11 +1,9 @@
 //! This runtime, with default settings.
 
-use std::sync::Arc;
-
 use futures_util::StreamExt as _;
 use user_state_domain::{UserCommand, UserState};
 use user_state_runtime::{EntityRef, ExecuteError, RequestError, Runtime, Settings};
-use user_state_store::{DurableStateStore, SliceRange, TimestampOffset, current_changes_by_slices};
+use user_state_store::{SliceRange, Store, TimestampOffset};
 
 use crate::case::{Case, Kind};
 use crate::contender::{System, live};
@@ -26,7 +24,7 @@ pub(crate) struct UserStates;
 
 /// A runtime and handles to its users.
 pub(crate) struct Live {
-    store: Arc<dyn DurableStateStore>,
+    store: Store,
     runtime: Runtime<UserState>,
     users: Box<[EntityRef<UserState>]>,
 }
@@ -65,7 +63,7 @@ impl System for UserStates {
 
     async fn open(&self, url: &str, users: usize) -> Result<Live, Failure> {
         let store = open::open(url).await?;
-        let runtime = Runtime::for_users(Arc::clone(&store))
+        let runtime = Runtime::for_users(&store)
             .settings(room_for(users))
             .start()
             .map_err(|error| Failure::new(1, with_causes(&error)))?;
@@ -83,7 +81,7 @@ impl System for UserStates {
         let store = open::open(url).await?;
         let start = TimestampOffset::default();
         let rows = {
-            let feed = current_changes_by_slices(&*store, "", SliceRange::ALL, start);
+            let feed = store.current_changes_by_slices("", SliceRange::ALL, start);
             let mut feed = std::pin::pin!(feed);
             let mut rows = 0;
             while let Some(change) = feed.next().await {

@@ -150,6 +150,7 @@ async fn erase(live: &Live, id: &str, expected: i64) -> TestResult {
     let outcomes = live
         .store()
         .await?
+        .states()
         .write(&WriteBatch::new(vec![erase])?)
         .await;
     assert_eq!(outcomes, [WriteOutcome::Applied(None)]);

@@ -19,8 +19,8 @@ use user_state_interop::{
 };
 use user_state_store::{
     Change, DurableStateStore, FeedSettings, PersistenceId, Revision, Slice, SliceRange,
-    StateChange, StateMapping, StoreError, StoredValue, TimestampOffset, UserStateMapping, Write,
-    WriteBatch, WriteOutcome, changes_by_slices, current_changes_by_slices,
+    StateChange, StateMapping, Store, StoreError, StoredValue, TimestampOffset, UserStateMapping,
+    Write, WriteBatch, WriteOutcome,
 };
 
 use super::history::{self, History, number};
@@ -64,7 +64,7 @@ async fn current(live: Live) -> TestResult {
     let mut expected = BTreeMap::new();
     for (revision, keys) in [(1, &keys[..]), (2, &keys[..700])] {
         for batch in keys.chunks(500) {
-            write(&*store, batch, revision).await?;
+            write(store.states().as_ref(), batch, revision).await?;
         }
         for key in keys {
             expected.insert(
@@ -94,7 +94,7 @@ async fn current(live: Live) -> TestResult {
         );
 
         let start = TimestampOffset::default();
-        let by_us = current_by_us(&*store, slices, start).await?;
+        let by_us = current_by_us(&store, slices, start).await?;
         assert_eq!(by_us.iter().map(ours).collect::<Vec<_>>(), {
             let mut by_pekko: Vec<_> = by_pekko.iter().map(theirs).collect();
             in_our_order(&mut by_pekko, &by_us);
@@ -114,7 +114,7 @@ async fn current(live: Live) -> TestResult {
         rest_by_pekko.sort();
         assert_eq!(rest_by_pekko, rest);
         let mut rest_by_us: Vec<_> = {
-            let rest = current_by_us(&*store, slices, our_offset(offset)).await?;
+            let rest = current_by_us(&store, slices, our_offset(offset)).await?;
             rest.iter().map(ours).collect()
         };
         rest_by_us.sort();
@@ -147,8 +147,8 @@ async fn while_both_write(live: Live) -> TestResult {
     for slices in all_and_quarters()? {
         let settings = FeedSettings::default().refresh_interval(Duration::from_millis(200));
         // One that is woken by the writes, and one that has to look for them.
-        let woken = changes_by_slices(store.clone(), "", slices, start(), settings.clone())?;
-        let looking = changes_by_slices(beside.clone(), "", slices, start(), settings)?;
+        let woken = store.changes_by_slices("", slices, start(), settings.clone())?;
+        let looking = beside.changes_by_slices("", slices, start(), settings)?;
         by_us.push(until_told_by_us(woken, slices, latest.clone()));
         by_us.push(until_told_by_us(looking, slices, latest.clone()));
     }
@@ -218,7 +218,7 @@ async fn deletions(live: Live) -> TestResult {
     for id in ["mall-reset", "mall-marked", "mall-erased", "mall-dropped"] {
         user(id)?.execute(login(1)).await?;
     }
-    let before = current_by_us(&*store, SliceRange::ALL, TimestampOffset::default()).await?;
+    let before = current_by_us(&store, SliceRange::ALL, TimestampOffset::default()).await?;
     assert_eq!(before.len(), 4);
     let offset = &before.last().ok_or("nothing told")?.offset;
     let live_by_pekko = pekko
@@ -228,8 +228,7 @@ async fn deletions(live: Live) -> TestResult {
         // What was told before is behind the offset, and so is looked at again unless this is off.
         .backtracking_window(Duration::ZERO)
         .refresh_interval(Duration::from_millis(200));
-    let live_by_us =
-        changes_by_slices(store.clone(), "", SliceRange::ALL, offset.clone(), settings)?;
+    let live_by_us = store.changes_by_slices("", SliceRange::ALL, offset.clone(), settings)?;
 
     assert_eq!(user("mall-reset")?.delete().await?.get(), 2);
     for (id, change) in [
@@ -237,7 +236,7 @@ async fn deletions(live: Live) -> TestResult {
         ("mall-erased", Change::Erase),
     ] {
         let write = Write::new(PersistenceId::unique(id)?, Revision::FIRST, change);
-        let outcomes = store.write(&WriteBatch::new(vec![write])?).await;
+        let outcomes = store.states().write(&WriteBatch::new(vec![write])?).await;
         assert!(matches!(&*outcomes, [WriteOutcome::Applied(_)]));
     }
     // The store's delete takes the present revision in 1.1.0, and the next one in 1.2.0.
@@ -300,7 +299,7 @@ async fn deletions(live: Live) -> TestResult {
                 .collect::<Vec<_>>()
         );
     };
-    check_us(&current_by_us(&*store, SliceRange::ALL, offset.clone()).await?);
+    check_us(&current_by_us(&store, SliceRange::ALL, offset.clone()).await?);
     let told = timeout(TOLD_WITHIN, first(live_by_us, expected.len())).await??;
     check_us(&told);
     Ok(())
@@ -502,11 +501,11 @@ async fn first(
 }
 
 async fn current_by_us(
-    store: &dyn DurableStateStore,
+    store: &Store,
     slices: SliceRange,
     offset: TimestampOffset,
 ) -> Result<Vec<StateChange>, AnyError> {
-    let changes = current_changes_by_slices(store, "", slices, offset);
+    let changes = store.current_changes_by_slices("", slices, offset);
     Ok(changes.try_collect().await?)
 }
 

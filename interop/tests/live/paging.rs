@@ -14,7 +14,7 @@ use user_state_domain::UserState;
 use user_state_interop::{AnyError, Case, Live, LocalTime, State, TestResult};
 use user_state_store::{
     DurableStateStore, PersistenceId, Revision, StateMapping, UserStateMapping, Write, WriteBatch,
-    WriteOutcome, current_persistence_ids,
+    WriteOutcome,
 };
 
 use super::user::second;
@@ -53,14 +53,14 @@ async fn same_pages(live: Live) -> TestResult {
         .map(|id| pekko.upsert(id.as_str(), 1, &state, "user-state"));
     try_join_all(upserts).await?;
     for batch in by_us.chunks(500) {
-        create(&*store, batch).await?;
+        create(store.states().as_ref(), batch).await?;
     }
 
     let all = pekko.all_persistence_ids().await?;
     let told: BTreeSet<&str> = all.iter().map(String::as_str).collect();
     assert_eq!(told, ids.iter().map(PersistenceId::as_str).collect());
     assert_eq!(all.len(), IDS, "nobody is told twice");
-    let ours: Vec<PersistenceId> = current_persistence_ids(&*store).try_collect().await?;
+    let ours: Vec<PersistenceId> = store.current_persistence_ids().try_collect().await?;
     assert!(ours.iter().map(PersistenceId::as_str).eq(&all));
 
     let absent = [id(&mut random)?, id(&mut random)?, id(&mut random)?];
@@ -74,7 +74,7 @@ async fn same_pages(live: Live) -> TestResult {
                 .persistence_ids(after.map(PersistenceId::as_str), limit.into())
                 .await?;
             let size = NonZeroUsize::new(limit.into()).ok_or("an empty page")?;
-            let ours = store.persistence_ids(after, size).await?;
+            let ours = store.states().persistence_ids(after, size).await?;
             assert!(
                 ours.iter().map(PersistenceId::as_str).eq(&page),
                 "{limit} behind {after:?}"

@@ -158,7 +158,12 @@ async fn recovered_turns(live: Live, entity_type: Option<&'static str>) -> TestR
                 user.passivate().await?;
             }
             model
-                .check(&live, &*store, &pekko, SerializerId::JACKSON_JSON)
+                .check(
+                    &live,
+                    store.states().as_ref(),
+                    &pekko,
+                    SerializerId::JACKSON_JSON,
+                )
                 .await?;
         }
     }
@@ -198,7 +203,12 @@ async fn live_turns(live: Live) -> TestResult {
             assert_eq!(user.state().await?.state, model.state);
         }
         model
-            .check(&live, &*store, &pekko, SerializerId::JACKSON_JSON)
+            .check(
+                &live,
+                store.states().as_ref(),
+                &pekko,
+                SerializerId::JACKSON_JSON,
+            )
             .await?;
     }
     assert_eq!(runtime.stats().conflicts, u64::try_from(TURNS / 2)?);
@@ -306,7 +316,7 @@ async fn form_turns(live: Live) -> TestResult {
             ask(&actor, &turn(number)).await?;
             actor.stop().await?;
             let payload = model
-                .check(&live, &*store, &pekko, theirs.serializer)
+                .check(&live, store.states().as_ref(), &pekko, theirs.serializer)
                 .await?;
             assert!(payload.starts_with(theirs.begins), "{payload:02x?}");
 
@@ -315,7 +325,9 @@ async fn form_turns(live: Live) -> TestResult {
             assert_eq!(user.state().await?.state, model.state);
             model.take(&turn(number))?;
             assert_eq!(user.execute(turn(number)).await?.get(), number);
-            let payload = model.check(&live, &*store, &pekko, ours.serializer).await?;
+            let payload = model
+                .check(&live, store.states().as_ref(), &pekko, ours.serializer)
+                .await?;
             assert!(payload.starts_with(ours.begins), "{payload:02x?}");
             runtime.shutdown().await?;
         }

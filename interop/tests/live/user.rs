@@ -124,7 +124,7 @@ impl Held {
 
 /// What our store reads of an id.
 pub(crate) async fn read(live: &Live, id: &PersistenceId) -> Result<LoadedRow, AnyError> {
-    Ok(live.store().await?.load_one(id).await)
+    Ok(live.store().await?.states().load_one(id).await)
 }
 
 /// The only row of an id.

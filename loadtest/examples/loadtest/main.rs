@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use user_state_domain::UserState;
 use user_state_runtime::{EntityRef, Runtime};
-use user_state_store::{DurableStateStore, PersistenceId};
+use user_state_store::{PersistenceId, Store};
 
 mod arguments;
 mod callers;
@@ -89,7 +89,7 @@ async fn loadtest(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 /// Measures requests to users that are live already.
 async fn steady(
-    store: &Arc<dyn DurableStateStore>,
+    store: &Store,
     ids: &[PersistenceId],
     arguments: &Arguments,
     request: Request,
@@ -105,12 +105,8 @@ async fn steady(
 
 impl Population {
     /// A runtime with default settings, but with room for its users, none of whom is live.
-    fn start(
-        store: &Arc<dyn DurableStateStore>,
-        ids: &[PersistenceId],
-        arguments: &Arguments,
-    ) -> Result<Self, Failure> {
-        let runtime = Runtime::for_users(Arc::clone(store))
+    fn start(store: &Store, ids: &[PersistenceId], arguments: &Arguments) -> Result<Self, Failure> {
+        let runtime = Runtime::for_users(store)
             .settings(arguments.limit().settings())
             .start()
             .map_err(|error| Failure::new(1, with_causes(&error)))?;

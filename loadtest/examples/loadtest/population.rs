@@ -1,12 +1,10 @@
 //! The users under load, created where they are missing.
 
-use std::sync::Arc;
-
 use futures_util::{StreamExt, TryStreamExt, stream};
 use user_state_domain::{MallId, ProductId, UserId, UserKey, UserState};
 use user_state_runtime::{Clock, SystemClock};
 use user_state_store::{
-    BATCH_ROWS_MAX, DurableStateStore, PersistenceId, StateMapping, UserStateMapping, Write,
+    BATCH_ROWS_MAX, DurableStateStore, PersistenceId, StateMapping, Store, UserStateMapping, Write,
     WriteBatch, WriteOutcome,
 };
 
@@ -20,14 +18,11 @@ const BATCHES_IN_FLIGHT_MAX: usize = 4;
 /// The persistence ids of this many users, each of whom has a row when this returns.
 ///
 /// Writes the rows straight into the store: a new user's row per command would take many times as long.
-pub(crate) async fn create(
-    store: &Arc<dyn DurableStateStore>,
-    users: usize,
-) -> Result<Vec<PersistenceId>, Failure> {
+pub(crate) async fn create(store: &Store, users: usize) -> Result<Vec<PersistenceId>, Failure> {
     let ids = (1..=users).map(id).collect::<Result<Vec<_>, _>>()?;
     let (mapping, state) = (UserStateMapping::new(), usual_state());
     stream::iter(ids.chunks(BATCH_ROWS_MAX))
-        .map(|ids| create_missing(store.as_ref(), ids, &mapping, &state))
+        .map(|ids| create_missing(store.states().as_ref(), ids, &mapping, &state))
         .buffer_unordered(BATCHES_IN_FLIGHT_MAX)
         .try_collect::<()>()
         .await?;

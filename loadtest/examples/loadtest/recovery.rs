@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use user_state_store::{DurableStateStore, PersistenceId};
+use user_state_store::{PersistenceId, Store};
 
 use crate::Population;
 use crate::arguments::Arguments;
@@ -25,7 +25,7 @@ struct Round {
 
 /// Lets callers read users that are not live, for as long as the arguments say.
 pub(crate) async fn measure(
-    store: &Arc<dyn DurableStateStore>,
+    store: &Store,
     ids: &[PersistenceId],
     arguments: &Arguments,
 ) -> Result<Measured, Failure> {
@@ -38,7 +38,7 @@ pub(crate) async fn measure(
 
 /// Rounds until their times add up to this duration.
 async fn rounds(
-    store: &Arc<dyn DurableStateStore>,
+    store: &Store,
     ids: &[PersistenceId],
     arguments: &Arguments,
     duration: Duration,

@@ -1,10 +1,8 @@
 //! The store under load: the one named, or one on a throw-away PostgreSQL.
 
-use std::sync::Arc;
-
 #[cfg(unix)]
 use throwaway_postgres::{PostgresServer, TestDatabase};
-use user_state_store::DurableStateStore;
+use user_state_store::Store;
 
 use crate::exit::Failure;
 use crate::open;
@@ -16,7 +14,7 @@ const SERVER_SETTINGS: &[(&str, &str)] = &[("shared_buffers", "256MB"), ("max_wa
 
 /// A store, and the server that lives as long as it is used.
 pub(crate) struct Target {
-    store: Arc<dyn DurableStateStore>,
+    store: Store,
     #[cfg(unix)]
     _server: Option<(PostgresServer, TestDatabase)>,
 }
@@ -54,8 +52,8 @@ impl Target {
         Err(Failure::usage("on this system --store is needed"))
     }
 
-    pub(crate) fn store(&self) -> Arc<dyn DurableStateStore> {
-        Arc::clone(&self.store)
+    pub(crate) fn store(&self) -> Store {
+        self.store.clone()
     }
 
     /// Closes the store; the server ends with it.

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, LoadedRow, PersistenceId,
-    Settled, StoreError, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
-    WriteSignal, WriterSession,
+    Backend, Cause, ChangesPage, ChangesQuery, DurableStateStore, Early, Fence, LoadedRow,
+    PersistenceId, Settled, StateFeeds, Store, StoreError, StoredState, StoredValue,
+    UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
 };
 
 /// What goes wrong with a write.
@@ -104,9 +104,9 @@ pub struct HeldLoads(watch::Sender<bool>);
 
 impl FaultyStore {
     /// Passes everything on to this store.
-    pub fn new(store: Arc<dyn DurableStateStore>) -> Self {
+    pub fn new(store: impl Into<Store>) -> Self {
         Self {
-            store,
+            store: store.into().states().clone(),
             script: Mutex::default(),
             writes: Gate::new(),
             loads: Gate::new(),
@@ -300,17 +300,10 @@ impl DurableStateStore for FaultyStore {
         }
         met
     }
+}
 
-    async fn fence(&self, session: &WriterSession) -> Fence {
-        let running = std::mem::take(&mut self.script().running);
-        self.apply(running).await;
-        if *session == OWN_SESSION {
-            Fence::Closed
-        } else {
-            self.store.fence(session).await
-        }
-    }
-
+#[async_trait]
+impl StateFeeds for FaultyStore {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
         self.store.changes(query).await
     }
@@ -321,6 +314,19 @@ impl DurableStateStore for FaultyStore {
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
         self.store.persistence_ids(after, limit).await
+    }
+}
+
+#[async_trait]
+impl Backend for FaultyStore {
+    async fn fence(&self, session: &WriterSession) -> Fence {
+        let running = std::mem::take(&mut self.script().running);
+        self.apply(running).await;
+        if *session == OWN_SESSION {
+            Fence::Closed
+        } else {
+            self.store.fence(session).await
+        }
     }
 
     fn write_signal(&self) -> &WriteSignal {

@@ -31,7 +31,7 @@ use crate::time_source::{MovedByHand, TimeSource};
 /// use user_state_runtime::testkit::ManualTime;
 ///
 /// let time = ManualTime::new();
-/// let runtime = Runtime::for_users(store).clock(time.clone()).start()?;
+/// let runtime = Runtime::for_users(&store).clock(time.clone()).start()?;
 /// runtime.user(&"mall-user".parse()?).state().await?;
 ///
 /// time.advance(Duration::from_secs(30 * 60 - 1)).await?;

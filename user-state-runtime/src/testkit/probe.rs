@@ -23,7 +23,7 @@ pub const EXPECT_WITHIN: Duration = Duration::from_secs(10);
 /// use user_state_runtime::testkit::TestProbe;
 /// use user_state_runtime::{LifecycleEvent, Runtime};
 ///
-/// let runtime = Runtime::for_users(store).start()?;
+/// let runtime = Runtime::for_users(&store).start()?;
 /// let user = runtime.user(&"mall-user".parse()?);
 /// let mut probe = TestProbe::of(&runtime, user.persistence_id().clone());
 /// user.state().await?;

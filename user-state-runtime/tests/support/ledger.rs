@@ -9,7 +9,7 @@ use cqrs_es::{Aggregate, DomainEvent};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::watch;
 use user_state_runtime::{EntityRef, Runtime, RuntimeBuilder};
-use user_state_store::{DurableStateStore, PersistenceId, SerdeMapping};
+use user_state_store::{PersistenceId, SerdeMapping, Store};
 
 use super::AnyError;
 
@@ -191,7 +191,7 @@ impl Serialize for Trap {
 }
 
 /// A runtime of ledgers, about to be started.
-pub fn ledgers(store: Arc<dyn DurableStateStore>, bank: &Arc<Bank>) -> RuntimeBuilder<Ledger> {
+pub fn ledgers(store: impl Into<Store>, bank: &Arc<Bank>) -> RuntimeBuilder<Ledger> {
     Runtime::builder(
         store,
         SerdeMapping::new("com.example.Ledger"),

@@ -25,7 +25,7 @@ use throwaway_postgres::TestDatabase;
 use user_state_domain::{UserCommand, UserKey};
 use user_state_runtime::testkit::FaultyStore;
 use user_state_runtime::{EntityRef, ExecuteError, LiveAggregate, RequestError, Versioned};
-use user_state_store::{ConnectOptions, DurableStateStore, Revision};
+use user_state_store::{ConnectOptions, Revision, Store};
 
 pub mod history;
 pub mod ledger;
@@ -51,7 +51,7 @@ impl Database {
     }
 
     /// A store of its own on this database, as another process would have.
-    pub async fn store(&self) -> Result<Arc<dyn DurableStateStore>, AnyError> {
+    pub async fn store(&self) -> Result<Store, AnyError> {
         Ok(user_state_store::connect(&self.options).await?)
     }
 

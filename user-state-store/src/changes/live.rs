@@ -17,7 +17,7 @@ use crate::changes::{StateChange, TimestampOffset};
 use crate::error::StoreError;
 use crate::settings::InvalidSetting;
 use crate::slice::SliceRange;
-use crate::store::{DurableStateStore, Listening};
+use crate::store::{Listening, StateFeeds};
 
 mod core;
 mod memory;
@@ -61,7 +61,7 @@ use self::core::{Core, Step};
 /// # Errors
 /// [`InvalidSetting`] at once. An error in the stream is an item and not its end: the feed waits
 /// ([`FeedSettings::min_backoff`], doubled up to `max_backoff`) and reads the same page again, so nothing is lost.
-/// Stop reading to give up. They are those of [`DurableStateStore::changes`], and [`StoreError::UnreadableChange`] if a
+/// Stop reading to give up. They are those of [`StateFeeds::changes`], and [`StoreError::UnreadableChange`] if a
 /// row cannot be read. What comes before that row is told first; the feed tries it again, reports it again, and withholds
 /// what comes behind it, until the row is fixed. To leave the row out instead, drop the stream and begin a feed at the offset
 /// in the error ([`UnreadableChange::behind`](crate::UnreadableChange::behind)). An unreadable row that a feed finds when it
@@ -73,25 +73,22 @@ use self::core::{Core, Step};
 /// begun again from the offset of the last change that was handled.
 ///
 /// ```
-/// use std::sync::Arc;
-///
 /// use futures_util::{StreamExt as _, TryStreamExt as _};
 /// use user_state_store::{
-///     DurableStateStore, FeedSettings, PersistenceId, Revision, SliceRange, SqliteStore,
-///     StoreSettings, TimestampOffset, Write, WriteBatch, changes_by_slices,
+///     FeedSettings, PersistenceId, Revision, SliceRange, TimestampOffset, Write, WriteBatch, connect,
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let directory = tempfile::tempdir()?;
-/// # let path = directory.path().join("user-state.db");
-/// let store = Arc::new(SqliteStore::open(&path, &StoreSettings::default()).await?);
+/// # let url = format!("sqlite:{}", directory.path().join("user-state.db").display());
+/// let store = connect(&url.parse()?).await?;
 /// let start = TimestampOffset::default();
 /// let settings = FeedSettings::default();
-/// let mut changes = changes_by_slices(store.clone(), "", SliceRange::ALL, start, settings)?;
+/// let mut changes = store.changes_by_slices("", SliceRange::ALL, start, settings)?;
 ///
 /// let write = Write::mark(PersistenceId::unique("mall-user")?, Revision::NONE);
-/// store.write(&WriteBatch::new(vec![write])?).await;
+/// store.states().write(&WriteBatch::new(vec![write])?).await;
 /// let change = changes.try_next().await?.ok_or("a live feed does not end")?;
 /// assert_eq!(change.state.persistence_id.as_str(), "mall-user");
 /// // Handle the change, then store `change.offset`.
@@ -102,7 +99,7 @@ use self::core::{Core, Step};
 /// # }
 /// ```
 pub fn changes_by_slices(
-    store: Arc<dyn DurableStateStore>,
+    store: Arc<dyn StateFeeds>,
     entity_type: &str,
     slices: SliceRange,
     offset: TimestampOffset,
@@ -128,7 +125,7 @@ pub fn changes_by_slices(
 struct LiveFeed {
     core: Core,
     listening: Listening,
-    store: Arc<dyn DurableStateStore>,
+    store: Arc<dyn StateFeeds>,
 }
 
 impl LiveFeed {

@@ -49,7 +49,7 @@ pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How often to look.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Ends the session's process. See [`crate::DurableStateStore::fence`].
+/// Ends the session's process. See [`crate::Backend::fence`].
 pub(super) async fn fence(sessions: &Sessions, session: &WriterSession) -> Fence {
     let Ok(mut connection) = sessions.open_connection().await else {
         return Fence::Open;

@@ -6,8 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use user_state_store::{
-    Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, LoadedRow, PersistenceId,
-    SqliteStore, StoreError, UnknownOutcome, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    Backend, Cause, ChangesPage, ChangesQuery, DurableStateStore, Fence, LoadedRow, PersistenceId,
+    SqliteStore, StateFeeds, StoreError, UnknownOutcome, WriteBatch, WriteOutcome, WriteSignal,
+    WriterSession,
 };
 
 /// What happens to one call of `write`.
@@ -114,13 +115,10 @@ impl DurableStateStore for LossyStore {
             }
         }
     }
+}
 
-    async fn fence(&self, session: &WriterSession) -> Fence {
-        let mut plan = self.lock();
-        plan.fenced.push(*session);
-        plan.fence
-    }
-
+#[async_trait]
+impl StateFeeds for LossyStore {
     async fn changes(&self, query: &ChangesQuery) -> Result<ChangesPage, StoreError> {
         self.inner.changes(query).await
     }
@@ -131,6 +129,15 @@ impl DurableStateStore for LossyStore {
         limit: NonZeroUsize,
     ) -> Result<Vec<PersistenceId>, StoreError> {
         self.inner.persistence_ids(after, limit).await
+    }
+}
+
+#[async_trait]
+impl Backend for LossyStore {
+    async fn fence(&self, session: &WriterSession) -> Fence {
+        let mut plan = self.lock();
+        plan.fenced.push(*session);
+        plan.fence
     }
 
     fn write_signal(&self) -> &WriteSignal {

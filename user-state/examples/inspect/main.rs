@@ -17,12 +17,11 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
 use user_state_store::{
     Access, BATCH_ROWS_MAX, ConnectOptions, DurableStateStore, LoadedRow, OpenError, PersistenceId,
-    StoreError, Tz, UserStateMapping, load_in_parts,
+    Store, StoreError, Tz, UserStateMapping, load_in_parts,
 };
 
 #[path = "../shared/exit.rs"]
@@ -68,7 +67,7 @@ async fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mapping = UserStateMapping::new().zone(arguments.zone);
     let mut reports = Vec::new();
     for ids in arguments.ids.chunks(BATCH_ROWS_MAX) {
-        let rows = load(store.as_ref(), ids).await?;
+        let rows = load(store.states().as_ref(), ids).await?;
         let rows = ids.iter().zip(rows);
         reports.extend(rows.map(|(id, row)| Report::of(id, row, &mapping)));
     }
@@ -86,7 +85,7 @@ async fn inspect(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// Opens the store, whatever the type of its payload column.
-async fn open(url: &str) -> Result<Arc<dyn DurableStateStore>, Failure> {
+async fn open(url: &str) -> Result<Store, Failure> {
     let mut options = ConnectOptions::parse(url)?;
     options.settings.access = Access::ReadOnly;
     options.settings.payload_bytes_max = PAYLOAD_BYTES_MAX;

@@ -9,10 +9,9 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use tokio::time::Instant;
-use user_state_store::DurableStateStore;
+use user_state_store::Store;
 
 mod arguments;
 #[path = "../shared/exit.rs"]
@@ -51,7 +50,7 @@ async fn replay(arguments: &Arguments) -> Result<ExitCode, Failure> {
             summary::place(&arguments.store)
         ))?;
     }
-    let summary = play(arguments, input, Arc::clone(&store)).await?;
+    let summary = play(arguments, input, &store).await?;
     store.close().await;
     say(&if arguments.json {
         summary.json()?
@@ -61,11 +60,7 @@ async fn replay(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn play(
-    arguments: &Arguments,
-    input: Input,
-    store: Arc<dyn DurableStateStore>,
-) -> Result<Summary, Failure> {
+async fn play(arguments: &Arguments, input: Input, store: &Store) -> Result<Summary, Failure> {
     let started = Instant::now();
     let progress = Progress::new(input.bytes(), std::io::stderr().is_terminal());
     let mut lines = input.read(arguments.mall.clone())?;
@@ -77,11 +72,7 @@ async fn play(
                 events += 1;
                 let player = match &mut player {
                     Some(player) => player,
-                    none => none.insert(Player::start(
-                        arguments,
-                        Arc::clone(&store),
-                        Some(record.at),
-                    )?),
+                    none => none.insert(Player::start(arguments, store, Some(record.at))?),
                 };
                 player.play(record).await?;
             }

@@ -10,7 +10,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use tokio::task::coop::unconstrained;
 use user_state_domain::{UserCommand, UserKey, UserState};
 use user_state_runtime::testkit::ManualTime;
 use user_state_runtime::{EntityRef, ExecuteError, Runtime, Settings, Stats};
-use user_state_store::{DurableStateStore, PersistenceId, Revision, UserStateMapping};
+use user_state_store::{PersistenceId, Revision, Store, UserStateMapping};
 
 use crate::arguments::Arguments;
 use crate::exit::{self, Failure, with_causes};
@@ -60,7 +59,7 @@ impl Player {
     /// Starts a runtime whose clock stands at this instant.
     pub(crate) fn start(
         arguments: &Arguments,
-        store: Arc<dyn DurableStateStore>,
+        store: &Store,
         at: Option<DateTime<Utc>>,
     ) -> Result<Self, Failure> {
         let clock = at.map_or_else(ManualTime::new, ManualTime::starting_at);

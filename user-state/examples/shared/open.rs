@@ -1,15 +1,13 @@
 //! Opening a store that an example writes to.
 
-use std::sync::Arc;
-
-use user_state_store::{ConnectOptions, DurableStateStore, OpenError};
+use user_state_store::{ConnectOptions, OpenError, Store};
 
 use crate::exit::Failure;
 
 /// Opens the store at this URL; makes its tables where they are missing.
 ///
 /// The tables are looked for first, since the right to make tables is not needed where they are.
-pub(crate) async fn open(url: &str) -> Result<Arc<dyn DurableStateStore>, Failure> {
+pub(crate) async fn open(url: &str) -> Result<Store, Failure> {
     let options = ConnectOptions::parse(url)?;
     match user_state_store::connect(&options).await {
         Err(OpenError::TableMissing { .. } | OpenError::DatabaseMissing) => {

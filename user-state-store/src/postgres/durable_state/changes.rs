@@ -30,7 +30,7 @@ pub(in crate::postgres) use select::{SELECT_CHANGES, SELECT_CROWDED_CHANGES, SEL
 /// The first instant asked for; the server's times begin in 4713 BC, and a bind before that is refused.
 const EARLIEST: DateTime<Utc> = DateTime::from_timestamp_nanos(i64::MIN);
 
-/// One page of changes. See [`crate::DurableStateStore::changes`].
+/// One page of changes. See [`crate::StateFeeds::changes`].
 pub(in crate::postgres) async fn changes(
     pool: &Pool,
     settings: &StoreSettings,

@@ -42,7 +42,7 @@ ORDER BY d.persistence_id";
 pub(in crate::postgres) const SELECT_TEXT: &str =
     "SELECT convert_from($1::bytea, getdatabaseencoding())";
 
-/// One page of ids. See [`crate::DurableStateStore::persistence_ids`].
+/// One page of ids. See [`crate::StateFeeds::persistence_ids`].
 pub(in crate::postgres) async fn persistence_ids(
     pool: &Pool,
     settings: &StoreSettings,
