@@ -335,7 +335,7 @@ mod tests {
         let measured = measured(Answers::StuckAtFirst(false.into())).await;
         // In a closed loop one read of hundreds would have been slow, and the median some microseconds.
         assert!(measured.p50_us > Some(20_000.0), "{measured:?}");
-        assert_eq!(measured.extras["given_up"], 0.0);
+        assert!(measured.extras["given_up"] < 1.0, "{measured:?}");
     }
 
     #[tokio::test]
@@ -345,7 +345,7 @@ mod tests {
         // The last of them had waited as long as the window is.
         assert!(measured.p99_us >= Some(250_000.0), "{measured:?}");
         assert!(measured.per_second <= Some(400.0), "{measured:?}");
-        assert_eq!(measured.extras["rate"], 1_000.0);
+        assert!((measured.extras["rate"] - 1_000.0).abs() < 0.1);
     }
 
     #[tokio::test]
@@ -354,6 +354,6 @@ mod tests {
         assert!(measured.errors >= 249, "{measured:?}");
         assert_eq!(measured.per_second, Some(0.0));
         assert_eq!(measured.p50_us, None);
-        assert_eq!(measured.extras["given_up"], 0.0);
+        assert!(measured.extras["given_up"] < 1.0, "{measured:?}");
     }
 }
