@@ -172,6 +172,7 @@ mod tests {
 
     use super::*;
     use crate::sample;
+    use user_state_store::DurableStateStore as _;
 
     #[test]
     fn a_directory_is_in_memory_if_what_is_mounted_nearest_is() {
@@ -202,11 +203,7 @@ tmpfs /tmp tmpfs rw 0 0
         let store = SqliteStore::open(&fresh, &StoreSettings::default()).await?;
         for number in 0..3 {
             let id = sample::persistence_id(number);
-            let row = store
-                .load(std::slice::from_ref(&id))
-                .await?
-                .remove(0)?
-                .ok_or("no row")?;
+            let row = store.load_one(&id).await?.ok_or("no row")?;
             assert_eq!(row.revision.get(), FIRST_REVISION);
             assert_eq!(row.slice, id.slice());
             let mapping = UserStateMapping::new();

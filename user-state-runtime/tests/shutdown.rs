@@ -117,13 +117,10 @@ async fn with_a_store_that_hangs_it_ends_in_time_and_tells_everyone_the_truth() 
     ));
     let behind = gathered.await.unwrap_err();
     assert!(
-        matches!(behind, ExecuteError::Failed(RequestError::Unavailable(_))),
+        matches!(behind, ExecuteError::Failed(RequestError::Closed)),
         "{behind:?}"
     );
-    assert!(matches!(
-        read_behind.await,
-        Err(RequestError::Unavailable(_))
-    ));
+    assert!(matches!(read_behind.await, Err(RequestError::Closed)));
     assert!(matches!(for_room.await, Err(ExecuteError::Closed(command)) if command == add(1)));
     let closed = in_mailbox.await.unwrap_err();
     assert!(

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 use user_state_store::{
-    DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId, SqliteStore,
-    StoreSettings, Write, WriteBatch, WriteOutcome,
+    Backend, DurableStateStore, Manifest, Payload, PersistenceId, Revision, SerializerId,
+    SqliteStore, StoreSettings, Write, WriteBatch, WriteOutcome,
 };
 
 type TestResult<T = ()> = Result<T, Box<dyn Error>>;

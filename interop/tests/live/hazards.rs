@@ -241,7 +241,9 @@ async fn assert_doubled(
     assert!(doubled(&error), "{error}");
     let newly = live.runtime().await?.entity(user.persistence_id().clone());
     match newly.execute(login(9)).await {
-        Err(ExecuteError::Failed(RequestError::Unreadable(error))) => assert!(doubled(&error), "{error}"),
+        Err(ExecuteError::Failed(RequestError::Unreadable(error))) => {
+            assert!(doubled(&error), "{error}")
+        }
         other => panic!("{other:?}"),
     }
     match newly.delete().await {
