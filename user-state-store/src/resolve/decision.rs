@@ -57,7 +57,9 @@ pub(super) fn after_write(outcome: WriteOutcome) -> (Step, Option<WriterSession>
         WriteOutcome::Conflict => (Step::Read(Repetition::Conflicted), None),
         WriteOutcome::NotApplied(
             StoreError::Refused(_) | StoreError::TooLarge { .. } | StoreError::Unencodable { .. },
-        ) => (Step::Read(Repetition::Refused), None),
+        )
+        // What it changes nothing under proves nothing: the row does.
+        | WriteOutcome::Fenced => (Step::Read(Repetition::Refused), None),
         WriteOutcome::NotApplied(error) => (Step::Done(Resolution::Unresolved(error)), None),
         WriteOutcome::Unknown(outcome) => {
             let error = StoreError::OutcomeUnknown(outcome.cause);
