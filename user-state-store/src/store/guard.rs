@@ -67,7 +67,7 @@ pub struct Guard {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guards {
     kind: &'static GuardKind,
-    guards: Vec<Guard>,
+    by_slices: Vec<Guard>,
     /// For each write of the batch its guard's place.
     of_writes: Vec<usize>,
 }
@@ -106,7 +106,7 @@ impl Guards {
         }
         let mut all = Self {
             kind,
-            guards,
+            by_slices: guards,
             of_writes: Vec::new(),
         };
         let of_writes = writes
@@ -124,12 +124,12 @@ impl Guards {
 
     /// The guards, by their slices.
     pub fn as_slice(&self) -> &[Guard] {
-        &self.guards
+        &self.by_slices
     }
 
     /// The guard of this slice, if there is one.
     pub fn of(&self, slice: Slice) -> Option<Guard> {
-        self.guards.get(self.place_of(slice)?).copied()
+        self.by_slices.get(self.place_of(slice)?).copied()
     }
 
     /// Where the guard of the write at this place stands in [`Guards::as_slice`].
@@ -138,11 +138,10 @@ impl Guards {
     }
 
     fn place_of(&self, slice: Slice) -> Option<usize> {
-        let behind = self
-            .guards
-            .partition_point(|guard| guard.slices.min() <= slice);
+        let guards = &self.by_slices;
+        let behind = guards.partition_point(|guard| guard.slices.min() <= slice);
         let place = behind.checked_sub(1)?;
-        let guard = self.guards.get(place)?;
+        let guard = guards.get(place)?;
         guard.slices.contains(slice).then_some(place)
     }
 }
