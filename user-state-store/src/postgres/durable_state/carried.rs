@@ -147,3 +147,6 @@ impl Parameters {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

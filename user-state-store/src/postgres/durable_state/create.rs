@@ -94,7 +94,7 @@ RETURNING persistence_id, db_timestamp"
 );
 
 /// How the insert carries something. It cannot return the number of a write.
-const CREATE: Shape = Shape {
+pub(super) const CREATE: Shape = Shape {
     key: "persistence_id",
     behind_conditions: "\nORDER BY w.ordinal",
     arguments: 8,

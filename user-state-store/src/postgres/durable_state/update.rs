@@ -126,7 +126,7 @@ pub(in crate::postgres) const DELETE_FREE_STATES: &str = delete_states!(
 );
 
 /// How the updates carry something.
-const UPDATE: Shape = Shape {
+pub(super) const UPDATE: Shape = Shape {
     key: carried::ORDINAL,
     behind_conditions: "\nRETURNING ",
     arguments: 9,
@@ -136,7 +136,7 @@ const UPDATE: Shape = Shape {
 };
 
 /// How the removals do.
-const ERASE: Shape = Shape {
+pub(super) const ERASE: Shape = Shape {
     arguments: 3,
     answer: "SELECT ordinal FROM written",
     lost: "SELECT -ordinal FROM lost",
