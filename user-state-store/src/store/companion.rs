@@ -181,7 +181,7 @@ impl CompanionKind {
 
 impl CompanionSql {
     /// An `INSERT`, `UPDATE` or `DELETE` with the rows of `companion`. It returns nothing, and has no `WITH`, no parameters and
-    /// no semicolon.
+    /// no semicolon. A row that it leaves out without an error (`ON CONFLICT DO NOTHING`) refuses no write.
     pub const fn new(run: &'static str) -> Self {
         Self {
             run,
@@ -191,6 +191,8 @@ impl CompanionSql {
 
     /// The same, for companions whose write is applied only if this condition holds for each of them. Otherwise the write is a
     /// [conflict](crate::WriteOutcome::Conflict): what it was decided on is not there any more.
+    ///
+    /// What is required has to be gone for good when it is gone: a lost write that conflicted over it is not tried again.
     ///
     /// The condition is an expression over one row of `companion`, such as `EXISTS (SELECT ...)`. On PostgreSQL its subquery
     /// has to lock the rows that it finds (`FOR UPDATE`), or another transaction can remove them meanwhile.
@@ -332,6 +334,13 @@ impl Companions {
     /// About how many bytes they take in a batch.
     pub fn bytes(&self) -> usize {
         self.iter().map(Companion::bytes).sum()
+    }
+
+    /// Whether any of them [requires](CompanionSql::requiring) something.
+    pub(crate) fn have_requirements(&self) -> bool {
+        let sql = |kind: &CompanionKind| [kind.postgres, kind.sqlite];
+        let mut sql = self.iter().flat_map(|companion| sql(companion.kind));
+        sql.any(|sql| sql.requires.is_some())
     }
 
     fn as_slice(&self) -> &[Companion] {

@@ -44,6 +44,7 @@ use crate::persistence_id::PersistenceId;
 use crate::store::{DurableStateStore, Settled, StoredState, Write, WriteBatch, WriteOutcome};
 
 pub mod cancellation;
+pub mod carried_model;
 pub mod companions;
 pub mod concurrency;
 pub mod creation;
@@ -339,6 +340,7 @@ macro_rules! conformance_tests {
             companions::a_companion_may_require_what_it_removes;
             companions::a_full_batch_carries_companions;
             companions::a_repetition_carries_the_companions_of_its_write;
+            companions::a_repetition_whose_token_is_gone_is_not_applied;
             companions::companions_count_for_the_size_of_a_batch;
             guards::a_batch_whose_guards_hold_is_written;
             guards::writes_of_lost_ranges_are_fenced_and_the_others_are_written;
@@ -349,6 +351,7 @@ macro_rules! conformance_tests {
             cancellation::a_dropped_write_leaves_the_store_usable;
             cancellation::a_dropped_load_leaves_the_store_usable;
             model::random_histories_agree_with_a_model;
+            carried_model::random_histories_of_what_writes_carry_agree_with_a_model;
         }
     };
     (@stamp $open:path; $($($segment:ident)::+;)+) => {
@@ -378,6 +381,10 @@ mod tests {
         let macro_text = include_str!("conformance.rs");
         let modules = [
             ("cancellation", include_str!("conformance/cancellation.rs")),
+            (
+                "carried_model",
+                include_str!("conformance/carried_model.rs"),
+            ),
             ("companions", include_str!("conformance/companions.rs")),
             ("concurrency", include_str!("conformance/concurrency.rs")),
             ("creation", include_str!("conformance/creation.rs")),

@@ -18,7 +18,8 @@ pub(super) fn noting(write: Write, names: &[&str]) -> TestResult<Write> {
     with(write, names.iter().map(|name| note(name)))
 }
 
-fn removing(write: Write, name: &str) -> TestResult<Write> {
+/// A write that takes away the note of this name, which has to be there.
+pub(super) fn removing(write: Write, name: &str) -> TestResult<Write> {
     with(write, [Ok(Companion::new(&REMOVED, [name.into()])?)])
 }
 
@@ -359,6 +360,23 @@ pub async fn a_repetition_carries_the_companions_of_its_write(fixture: &Fixture)
         }
     }
     assert_eq!(noted(fixture).await?, set(["lost/a@1", "lost/b@2"]));
+    Ok(())
+}
+
+/// A token that somebody else took never comes back: the lost write that needed it is known not to be applied.
+pub async fn a_repetition_whose_token_is_gone_is_not_applied(fixture: &Fixture) -> TestResult {
+    fixture.make_tables().await?;
+    let id = sample::id("late")?;
+    fixture.apply(sample::create(&id)).await?;
+    let lost = UnknownOutcome {
+        session: None,
+        cause: Cause::Deadline,
+    };
+    let write = noting(removing(sample::put(&id, 1, 2), "token")?, &["done"])?;
+    let mut unresolved = UnresolvedWrite::new(write, &lost);
+    let resolution = unresolved.attempt(fixture.store(), Writers::Sole).await;
+    assert_eq!(resolution, Resolution::NotApplied);
+    assert_eq!(noted(fixture).await?, BTreeSet::new());
     Ok(())
 }
 
