@@ -61,7 +61,25 @@ pub struct CompanionKind {
     sqlite: CompanionSql,
 }
 
-/// What a backend runs for companions.
+/// What a backend runs for companions. See [`CompanionKind`].
+///
+/// ```
+/// use user_state_store::CompanionSql;
+///
+/// // A reminder is used up by the command that it asked for, once.
+/// const USE_UP: CompanionSql = CompanionSql::new(
+///     "DELETE FROM reminders AS r USING companion AS c
+///      WHERE r.persistence_id = c.persistence_id AND r.name = c.name",
+/// )
+/// .requiring(
+///     "EXISTS (
+///        SELECT FROM reminders AS r
+///        WHERE r.persistence_id = companion.persistence_id AND r.name = companion.name
+///        FOR UPDATE
+///      )",
+/// );
+/// assert!(USE_UP.requires().is_some());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompanionSql {
     run: &'static str,
@@ -69,6 +87,12 @@ pub struct CompanionSql {
 }
 
 /// A column of a kind of companions.
+///
+/// ```
+/// use user_state_store::{CompanionColumn, CompanionType};
+///
+/// assert_eq!(CompanionColumn::time("due_at").holds(), CompanionType::Time);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompanionColumn {
     name: &'static str,
@@ -89,7 +113,16 @@ pub enum CompanionType {
     Time,
 }
 
-/// A value of a companion. Its `Debug` form shows how long a text or bytes are, never what they say.
+/// A value of a companion.
+///
+/// ```
+/// use user_state_store::CompanionValue;
+///
+/// assert_eq!(CompanionValue::from(None::<i64>), CompanionValue::Null);
+/// assert_eq!(format!("{:?}", CompanionValue::from("secret")), "Text(6 bytes)");
+/// ```
+///
+/// Its `Debug` form shows how long a text or bytes are, never what they say.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CompanionValue {
@@ -106,6 +139,50 @@ pub enum CompanionValue {
 }
 
 /// A row of another table that commits with a write. See [`CompanionKind`].
+///
+/// ```
+/// use user_state_store::{
+///     Change, Companion, CompanionColumn, CompanionKind, CompanionSql, Companions, DurableStateStore,
+///     PersistenceId, Revision, SqliteStore, StoreSettings, Write, WriteBatch, WriteOutcome,
+/// };
+///
+/// const INSERT: CompanionSql = CompanionSql::new(
+///     "INSERT INTO commands (persistence_id, command_id, revision)
+///      SELECT persistence_id, command_id, revision FROM companion",
+/// );
+/// static COMMAND_ID: CompanionKind =
+///     CompanionKind::new(&[CompanionColumn::text("command_id")], INSERT, INSERT);
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use sqlx::{ConnectOptions as _, Executor as _};
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("user-state.db");
+/// let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
+/// # let file = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+/// # let mut connection = file.connect().await?;
+/// # connection.execute("CREATE TABLE commands (persistence_id TEXT, command_id TEXT PRIMARY KEY, revision INTEGER)").await?;
+/// let write = |user: &str| -> Result<Write, Box<dyn std::error::Error>> {
+///     let command_id = Companion::new(&COMMAND_ID, ["0e3a7c1e".into()])?;
+///     Ok(Write {
+///         persistence_id: PersistenceId::unique(user)?,
+///         expected: Revision::NONE,
+///         expected_at: None,
+///         change: Change::Mark,
+///         companions: Companions::from_iter([command_id]),
+///     })
+/// };
+/// let outcomes = store.write(&WriteBatch::new(vec![write("mall-a")?])?).await;
+/// assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
+///
+/// // The table has this id, so it refuses the companion, and with it the write.
+/// let outcomes = store.write(&WriteBatch::new(vec![write("mall-b")?])?).await;
+/// assert!(matches!(outcomes[..], [WriteOutcome::NotApplied(_)]));
+/// assert_eq!(store.load(&[PersistenceId::unique("mall-b")?]).await?, [Ok(None)]);
+/// # store.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion {
     kind: &'static CompanionKind,

@@ -55,6 +55,13 @@ pub struct GuardKind {
 }
 
 /// The right to write the entities of some slices.
+///
+/// ```
+/// use user_state_store::{Guard, SliceRange};
+///
+/// // As of the third time that these slices changed hands.
+/// let guard = Guard { slices: SliceRange::ALL, epoch: 3 };
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
     /// The slices.
