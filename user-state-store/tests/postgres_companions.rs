@@ -38,8 +38,11 @@ fn ids(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("user-{n:03}")).collect()
 }
 
+/// Makes a write of an entity.
+type Form = fn(&str) -> Write;
+
 /// A write of each form, by the revision that it leaves.
-const FORMS: [(fn(&str) -> Write, i64); 3] = [
+const FORMS: [(Form, i64); 3] = [
     (|id| put(id, 0, 1, b"{}"), 1),
     (|id| put(id, 1, 2, b"{}"), 2),
     (|id| change(id, 2, Change::Erase), 0),
