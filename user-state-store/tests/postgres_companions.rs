@@ -18,8 +18,8 @@ use support::{Database, Outcome, change, load, put, write};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use user_state_store::{
-    Cause, Change, ConnectOptions, DurableStateStore as _, Fence, PostgresStore, Resolution,
-    Settled, StoreError, UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers,
+    Backend as _, Cause, Change, ConnectOptions, DurableStateStore as _, Fence, PostgresStore,
+    Resolution, Settled, StoreError, UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers,
 };
 
 type TestResult<T> = Result<T, Box<dyn std::error::Error>>;

@@ -63,9 +63,8 @@ async fn notes(path: &Path) -> TestResult<Vec<String>> {
     Ok(notes)
 }
 
-fn carrying(mut write: Write, kind: &'static CompanionKind, name: &str) -> TestResult<Write> {
-    write.companions.push(Companion::new(kind, [name.into()])?);
-    Ok(write)
+fn carrying(write: Write, kind: &'static CompanionKind, name: &str) -> TestResult<Write> {
+    Ok(write.companions([Companion::new(kind, [name.into()])?]))
 }
 
 /// Makes a write of an entity.

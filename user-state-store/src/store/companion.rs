@@ -142,8 +142,8 @@ pub enum CompanionValue {
 ///
 /// ```
 /// use user_state_store::{
-///     Change, Companion, CompanionColumn, CompanionKind, CompanionSql, Companions, DurableStateStore,
-///     PersistenceId, Revision, SqliteStore, StoreSettings, Write, WriteBatch, WriteOutcome,
+///     Companion, CompanionColumn, CompanionKind, CompanionSql, PersistenceId,
+///     Revision, SqliteStore, Store, StoreSettings, Write, WriteBatch, WriteOutcome,
 /// };
 ///
 /// const INSERT: CompanionSql = CompanionSql::new(
@@ -158,27 +158,22 @@ pub enum CompanionValue {
 /// # use sqlx::{ConnectOptions as _, Executor as _};
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("user-state.db");
-/// let store = SqliteStore::open(&path, &StoreSettings::default()).await?;
+/// let store = Store::from(SqliteStore::open(&path, &StoreSettings::default()).await?);
 /// # let file = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
 /// # let mut connection = file.connect().await?;
 /// # connection.execute("CREATE TABLE commands (persistence_id TEXT, command_id TEXT PRIMARY KEY, revision INTEGER)").await?;
 /// let write = |user: &str| -> Result<Write, Box<dyn std::error::Error>> {
 ///     let command_id = Companion::new(&COMMAND_ID, ["0e3a7c1e".into()])?;
-///     Ok(Write {
-///         persistence_id: PersistenceId::unique(user)?,
-///         expected: Revision::NONE,
-///         expected_at: None,
-///         change: Change::Mark,
-///         companions: Companions::from_iter([command_id]),
-///     })
+///     let create = Write::mark(PersistenceId::unique(user)?, Revision::NONE);
+///     Ok(create.companions([command_id]))
 /// };
-/// let outcomes = store.write(&WriteBatch::new(vec![write("mall-a")?])?).await;
+/// let outcomes = store.states().write(&WriteBatch::new(vec![write("mall-a")?])?).await;
 /// assert!(matches!(outcomes[..], [WriteOutcome::Applied(_)]));
 ///
 /// // The table has this id, so it refuses the companion, and with it the write.
-/// let outcomes = store.write(&WriteBatch::new(vec![write("mall-b")?])?).await;
+/// let outcomes = store.states().write(&WriteBatch::new(vec![write("mall-b")?])?).await;
 /// assert!(matches!(outcomes[..], [WriteOutcome::NotApplied(_)]));
-/// assert_eq!(store.load(&[PersistenceId::unique("mall-b")?]).await?, [Ok(None)]);
+/// assert_eq!(store.states().load_one(&PersistenceId::unique("mall-b")?).await?, None);
 /// # store.close().await;
 /// # Ok(())
 /// # }

@@ -125,13 +125,11 @@ pub(crate) fn removing(write: Write, name: &str) -> Write {
 }
 
 pub(crate) fn carrying<const N: usize>(
-    mut write: Write,
+    write: Write,
     kind: &'static CompanionKind,
     texts: [&str; N],
 ) -> Write {
-    let companion = Companion::new(kind, texts.map(Into::into)).unwrap();
-    write.companions.push(companion);
-    write
+    write.companions([Companion::new(kind, texts.map(Into::into)).unwrap()])
 }
 
 /// The range of a write.

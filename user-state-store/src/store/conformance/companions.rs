@@ -32,13 +32,11 @@ fn note(name: &str) -> TestResult<Companion> {
 }
 
 fn with(
-    mut write: Write,
+    write: Write,
     companions: impl IntoIterator<Item = TestResult<Companion>>,
 ) -> TestResult<Write> {
-    for companion in companions {
-        write.companions.push(companion?);
-    }
-    Ok(write)
+    let companions = companions.into_iter().collect::<TestResult<Vec<_>>>()?;
+    Ok(write.companions(companions))
 }
 
 /// The notes that are stored, as `id/name@revision`.

@@ -16,9 +16,7 @@ use crate::postgres::durable_state::update::{
 use crate::postgres::schema;
 use crate::revision::Revision;
 use crate::slice::SliceRange;
-use crate::store::{
-    Change, Companion, CompanionColumn, CompanionKind, CompanionSql, Companions, Guard, GuardKind,
-};
+use crate::store::{Companion, CompanionColumn, CompanionKind, CompanionSql, Guard, GuardKind};
 
 static NOTE: CompanionKind = CompanionKind::new(
     &[CompanionColumn::text("name"), CompanionColumn::time("at")],
@@ -47,22 +45,15 @@ static LEASES: GuardKind = GuardKind::new(
     "",
 );
 
-fn write(id: &str, companions: Companions) -> Result<Write, Box<dyn Error>> {
-    Ok(Write {
-        persistence_id: PersistenceId::unique(id)?,
-        expected: Revision::FIRST,
-        expected_at: None,
-        companions,
-        change: Change::Mark,
-    })
+fn write(id: &str) -> Result<Write, Box<dyn Error>> {
+    Ok(Write::mark(PersistenceId::unique(id)?, Revision::FIRST))
 }
 
 /// Two writes, of which the second carries a companion of each kind.
 fn batch() -> Result<WriteBatch, Box<dyn Error>> {
     let note = Companion::new(&NOTE, ["a".into(), None::<i64>.into()])?;
     let token = Companion::new(&TOKEN, ["b".into()])?;
-    let both = [note, token].into_iter().collect();
-    let writes = vec![write("a", Companions::NONE)?, write("b", both)?];
+    let writes = vec![write("a")?, write("b")?.companions([note, token])];
     Ok(WriteBatch::new(writes)?)
 }
 
@@ -74,7 +65,7 @@ fn carried<'batch>(batch: &'batch WriteBatch, part: &[usize]) -> Option<Carried<
 #[test]
 fn a_statement_that_carries_nothing_is_the_same_text() -> Result<(), Box<dyn Error>> {
     let batch = batch()?;
-    let carries_nothing = WriteBatch::new(vec![write("a", Companions::NONE)?])?;
+    let carries_nothing = WriteBatch::new(vec![write("a")?])?;
     assert!(carried(&carries_nothing, &[0]).is_none());
     assert!(carried(&batch, &[0]).is_none(), "this part carries nothing");
     for (statement, shape) in [
