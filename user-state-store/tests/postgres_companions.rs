@@ -338,6 +338,40 @@ async fn a_token_that_somebody_else_takes_meanwhile_makes_its_write_a_conflict()
 }
 
 #[tokio::test]
+async fn a_token_that_is_gone_is_a_conflict_while_held_rows_are_left_out() -> Outcome {
+    let database = Database::with_notes().await?;
+    let store = open(&database).await?;
+    let ids = ids(12);
+    created(&store, &ids, "made").await?;
+    let mut holder = holding(
+        &database,
+        "SELECT FROM durable_state WHERE persistence_id = 'user-000' FOR UPDATE",
+    )
+    .await?;
+    let held = vec![put("user-000", 1, 2, b"{}"), put("user-001", 1, 2, b"{}")];
+    let (mut first, _task) = writing(&store, held)?;
+    let settled = first.recv().await.ok_or("one of them is free")?;
+    assert!(is_applied(&settled.outcome), "{settled:?}");
+    // For a while the store expects further held rows, and waits for none.
+    database
+        .execute("DELETE FROM notes WHERE persistence_id = 'user-007'")
+        .await?;
+    let writes = ids.iter().skip(2);
+    let writes = writes.map(|id| removing(put(id, 1, 2, b"{}"), "made"));
+    let (mut second, _task) = writing(&store, writes.collect())?;
+    while let Some(settled) = second.recv().await {
+        match settled.index {
+            5 => assert_eq!(settled.outcome, WriteOutcome::Conflict),
+            index => assert!(is_applied(&settled.outcome), "{index}: {settled:?}"),
+        }
+    }
+    holder.execute("COMMIT").await?;
+    let settled = first.recv().await.ok_or("the other one is free now")?;
+    assert!(is_applied(&settled.outcome), "{settled:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn companions_of_a_lost_write_are_there_if_and_only_if_its_row_is() -> Outcome {
     let database = Database::with_notes().await?;
     let proxy = Proxy::to(database.address()?).await?;
