@@ -250,6 +250,34 @@ async fn a_statement_that_waits_for_a_claim_is_fenced_if_the_claim_commits() -> 
 }
 
 #[tokio::test]
+async fn writes_of_other_ranges_do_not_wait_for_a_claim_that_takes_long() -> Outcome {
+    let database = Database::with_notes().await?;
+    let store = open(&database).await?;
+    let writes = puts(40, 0);
+    assert!(write(&*store, writes.clone()).await.iter().all(is_applied));
+    let claimed = range(&writes[7]);
+    let of_claimed = writes.iter().filter(|write| range(write) == claimed);
+    let of_claimed = of_claimed.count();
+    let mut claimant = database.connect().await?;
+    claimant.execute("BEGIN").await?;
+    claim(&mut claimant, claimed).await?;
+    let batch = guarded(puts(40, 1), 1);
+    let is_claimed = |settled: &Settled| range(&batch.writes()[settled.index]) == claimed;
+    let (mut outcomes, _task) = writing(&store, batch.clone());
+    for _ in 0..40 - of_claimed {
+        let settled = outcomes.recv().await.ok_or("more are open")?;
+        assert!(is_applied(&settled.outcome), "{settled:?}");
+        assert!(!is_claimed(&settled), "{settled:?}");
+    }
+    claimant.execute("COMMIT").await?;
+    while let Some(settled) = outcomes.recv().await {
+        assert_eq!(settled.outcome, WriteOutcome::Fenced);
+        assert!(is_claimed(&settled), "{settled:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_claim_waits_until_what_is_written_under_its_range_is_committed() -> Outcome {
     let database = Database::with_notes().await?;
     let store = open(&database).await?;
