@@ -129,6 +129,9 @@ pub enum Cause {
     /// The file of the store was removed, emptied or replaced while it was open. Open the store again.
     #[error("the database file was removed or replaced while it was open; open the store again")]
     FileReplaced,
+    /// This program lost the right to write the entity; see [`WriteOutcome::Fenced`](crate::WriteOutcome::Fenced).
+    #[error("another program has the right to write this entity")]
+    Fenced,
     /// The server did not speak the protocol as expected.
     #[error("the server broke the protocol")]
     Protocol,

@@ -157,6 +157,7 @@ impl<A: 'static> DurableStateEventStore<A> {
             Some(WriteOutcome::Applied(_)) => Ok(revision),
             Some(WriteOutcome::Conflict) => Err(Failure::Conflict),
             Some(WriteOutcome::NotApplied(error)) => Err(error.into()),
+            Some(WriteOutcome::Fenced) => Err(StoreError::Unavailable(Cause::Fenced).into()),
             Some(WriteOutcome::Unknown(outcome)) => {
                 let mut unresolved = UnresolvedWrite::new(write, &outcome);
                 for _ in 0..RESOLVE_ATTEMPTS {

@@ -63,6 +63,8 @@
 //! | ids and slices | [`PersistenceId`], [`Slice`], [`SliceRange`] |
 //! | the stored form of a state | [`StateMapping`]: `UserStateMapping`, [`SerdeMapping`], [`PrimitiveMapping`]; [`Payload`] |
 //! | format, compression and versions of it | [`PayloadFormat`], [`Compression`], [`JacksonMigration`] |
+//! | rows of other tables that commit with a write | [`Companion`], [`CompanionKind`] |
+//! | the right to write, of several programs | [`Guard`], [`GuardKind`], [`WriteOutcome::Fenced`] |
 //! | a write whose answer was lost | [`UnresolvedWrite`], [`resolve`], [`Resolution`] |
 //! | following changes | [`Store::changes_by_slices`] with [`FeedSettings`]; [`Store::current_changes_by_slices`], [`Store::current_persistence_ids`]; decoded: [`typed_changes`] |
 //! | cqrs-es without the runtime | [`DurableStateEventStore`] |
@@ -163,9 +165,11 @@ pub use sqlite::Store as SqliteStore;
 #[cfg(any(test, feature = "conformance"))]
 pub use store::conformance;
 pub use store::{
-    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Backend, Change, DurableStateStore, Early, Fence,
-    InvalidBatch, LOAD_BYTES_MAX, LoadedRow, Settled, StateFeeds, Store, StoredState, StoredValue,
-    UnknownOutcome, Write, WriteBatch, WriteOutcome, WriteSignal, WriterSession,
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, Backend, Change, Companion, CompanionColumn, CompanionKind,
+    CompanionSql, CompanionType, CompanionValue, Companions, DurableStateStore, Early, Fence,
+    Guard, GuardKind, Guards, InvalidBatch, InvalidCompanion, LOAD_BYTES_MAX, LoadedRow, Settled,
+    StateFeeds, Store, StoredState, StoredValue, UnknownOutcome, Write, WriteBatch, WriteOutcome,
+    WriteSignal, WriterSession,
 };
 pub use tags::{TAGS_MAX, Tags};
 #[cfg(feature = "views")]

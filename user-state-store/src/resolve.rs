@@ -7,6 +7,9 @@
 //! *identical* compare-and-set, and reads the row only where that conflicts. Of the lost write and its
 //! repetitions at most one can hit, whichever of them runs last. The decision is a pure function, see `resolve/decision.rs`.
 //!
+//! A repetition carries the companions of the write, which share its transaction: the row decides for all of them. It is sent
+//! under the guard of the write, with the epoch of then; one that is fenced leaves the answer to the row.
+//!
 //! **Guarantees.** [`Resolution::Applied`] and [`Resolution::NotApplied`] are certain, within one limit: where another
 //! writer erases rows ([`Change::Erase`](crate::Change::Erase)) revisions count anew, and a row of a later life can be
 //! taken for someone else's write of this one.
@@ -20,7 +23,8 @@ use chrono::{DateTime, Utc};
 use crate::error::{Cause, StoreError};
 use crate::parts::load_in_parts;
 use crate::store::{
-    DurableStateStore, Fence, UnknownOutcome, Write, WriteBatch, WriteOutcome, WriterSession,
+    DurableStateStore, Fence, Guard, GuardKind, Guards, UnknownOutcome, Write, WriteBatch,
+    WriteOutcome, WriterSession,
 };
 
 mod decision;
@@ -64,6 +68,7 @@ const UNANSWERED: UnknownOutcome = UnknownOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnresolvedWrite {
     write: Write,
+    guard: Option<(&'static GuardKind, Guard)>,
     sessions: Vec<WriterSession>,
 }
 
@@ -97,8 +102,20 @@ impl UnresolvedWrite {
     pub fn new(write: Write, outcome: &UnknownOutcome) -> Self {
         Self {
             write,
+            guard: None,
             sessions: outcome.session.into_iter().collect(),
         }
+    }
+
+    /// The same of a batch with these guards. Without them a program that lost the right to write the entity would still
+    /// repeat the write.
+    #[must_use]
+    pub fn guarded_as(mut self, guards: Option<&Guards>) -> Self {
+        self.guard = guards.and_then(|guards| {
+            let guard = guards.of(self.write.persistence_id.slice())?;
+            Some((guards.kind(), guard))
+        });
+        self
     }
 
     /// The write.
@@ -137,21 +154,37 @@ pub async fn resolve(
     writers: Writers,
 ) -> Vec<Resolution> {
     fence(store, lost).await;
-    let together = lost.iter().map(|unresolved| unresolved.write.clone());
-    if let Ok(batch) = WriteBatch::new(together.collect()) {
+    if let Some(batch) = together(lost) {
         return repeat(store, lost, &batch, writers).await;
     }
     let mut resolutions = Vec::with_capacity(lost.len());
     for unresolved in lost {
-        let resolution = match WriteBatch::new(vec![unresolved.write.clone()]) {
-            Ok(batch) => repeat(store, std::slice::from_mut(unresolved), &batch, writers)
-                .await
-                .pop(),
-            Err(_) => None,
+        let alone = std::slice::from_mut(unresolved);
+        let resolution = match together(alone) {
+            Some(batch) => repeat(store, alone, &batch, writers).await.pop(),
+            None => None,
         };
         resolutions.push(resolution.unwrap_or(Resolution::Unknown));
     }
     resolutions
+}
+
+/// One batch of these writes, if they make one: no two of one entity, and all under guards of one kind or all without.
+fn together(lost: &[UnresolvedWrite]) -> Option<WriteBatch> {
+    let writes = lost.iter().map(|unresolved| unresolved.write.clone());
+    let batch = WriteBatch::new(writes.collect()).ok()?;
+    let kind = |unresolved: &UnresolvedWrite| unresolved.guard.map(|(kind, _)| kind);
+    let first = lost.first().and_then(kind);
+    if lost.iter().any(|unresolved| kind(unresolved) != first) {
+        return None;
+    }
+    let Some(kind) = first else {
+        return Some(batch);
+    };
+    let guards = lost
+        .iter()
+        .filter_map(|unresolved| unresolved.guard.map(|(_, guard)| guard));
+    batch.guarded(kind, guards).ok()
 }
 
 /// Forgets the sessions that are surely gone.

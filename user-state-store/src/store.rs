@@ -19,9 +19,11 @@ use crate::slice::SliceRange;
 
 mod backend;
 mod batch;
+mod companion;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod feeds;
+mod guard;
 mod settled;
 mod signal;
 mod states;
@@ -29,7 +31,12 @@ mod write;
 
 pub use backend::{Backend, Fence, UnknownOutcome, WriterSession};
 pub use batch::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, InvalidBatch, LOAD_BYTES_MAX, WriteBatch};
+pub use companion::{
+    Companion, CompanionColumn, CompanionKind, CompanionSql, CompanionType, CompanionValue,
+    Companions, InvalidCompanion,
+};
 pub use feeds::StateFeeds;
+pub use guard::{Guard, GuardKind, Guards};
 pub use settled::{Early, Settled};
 pub use signal::WriteSignal;
 pub(crate) use signal::{Listening, Span};

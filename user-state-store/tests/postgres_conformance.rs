@@ -3,7 +3,7 @@
 #![cfg(feature = "postgres")]
 
 use throwaway_postgres::TestDatabase;
-use user_state_store::conformance::{Fixture, TestResult};
+use user_state_store::conformance::{Database, Fixture, TestResult};
 use user_state_store::{ConnectOptions, PostgresStore, migrate};
 
 async fn open() -> TestResult<Fixture> {
@@ -11,7 +11,9 @@ async fn open() -> TestResult<Fixture> {
     let options = ConnectOptions::parse(database.url())?;
     migrate(&options).await?;
     let store = PostgresStore::open(&options).await?;
-    Ok(Fixture::new(store, options.settings.payload_bytes_max).keeping(database))
+    let fixture = Fixture::new(store, options.settings.payload_bytes_max);
+    let on = Database::Postgres(database.url().to_owned());
+    Ok(fixture.on(on).keeping(database))
 }
 
 user_state_store::conformance_tests!(open);

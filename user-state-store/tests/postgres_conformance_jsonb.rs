@@ -4,7 +4,7 @@
 #![cfg(feature = "postgres")]
 
 use throwaway_postgres::TestDatabase;
-use user_state_store::conformance::{Fixture, Payloads, TestResult};
+use user_state_store::conformance::{Database, Fixture, Payloads, TestResult};
 use user_state_store::{ConnectOptions, PayloadColumn, PostgresStore, migrate};
 
 async fn open() -> TestResult<Fixture> {
@@ -14,7 +14,8 @@ async fn open() -> TestResult<Fixture> {
     migrate(&options).await?;
     let store = PostgresStore::open(&options).await?;
     let fixture = Fixture::new(store, options.settings.payload_bytes_max);
-    Ok(fixture.taking(Payloads::Json).keeping(database))
+    let on = Database::Postgres(database.url().to_owned());
+    Ok(fixture.taking(Payloads::Json).on(on).keeping(database))
 }
 
 user_state_store::conformance_tests!(open);

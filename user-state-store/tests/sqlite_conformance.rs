@@ -2,14 +2,16 @@
 
 #![cfg(feature = "sqlite")]
 
-use user_state_store::conformance::{Fixture, TestResult};
+use user_state_store::conformance::{Database, Fixture, TestResult};
 use user_state_store::{SqliteStore, StoreSettings};
 
 async fn open() -> TestResult<Fixture> {
     let directory = tempfile::tempdir()?;
     let settings = StoreSettings::default();
-    let store = SqliteStore::open(&directory.path().join("store.db"), &settings).await?;
-    Ok(Fixture::new(store, settings.payload_bytes_max).keeping(directory))
+    let path = directory.path().join("store.db");
+    let store = SqliteStore::open(&path, &settings).await?;
+    let fixture = Fixture::new(store, settings.payload_bytes_max);
+    Ok(fixture.on(Database::Sqlite(path)).keeping(directory))
 }
 
 user_state_store::conformance_tests!(open);

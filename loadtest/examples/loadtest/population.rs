@@ -4,8 +4,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use user_state_domain::{MallId, ProductId, UserId, UserKey, UserState};
 use user_state_runtime::{Clock, SystemClock};
 use user_state_store::{
-    BATCH_ROWS_MAX, DurableStateStore, PersistenceId, StateMapping, Store, UserStateMapping, Write,
-    WriteBatch, WriteOutcome,
+    BATCH_ROWS_MAX, Cause, DurableStateStore, PersistenceId, StateMapping, Store, StoreError,
+    UserStateMapping, Write, WriteBatch, WriteOutcome,
 };
 
 use crate::exit::{self, Failure, with_causes};
@@ -54,6 +54,10 @@ async fn create_missing(
             // A conflict: somebody else created the user meanwhile.
             WriteOutcome::Applied(_) | WriteOutcome::Conflict => {}
             WriteOutcome::NotApplied(error) => return Err(Failure::unavailable(&error)),
+            WriteOutcome::Fenced => {
+                let error = StoreError::Unavailable(Cause::Fenced);
+                return Err(Failure::unavailable(&error));
+            }
             WriteOutcome::Unknown(unknown) => {
                 let cause = with_causes(&unknown.cause);
                 let message = format!("whether users were created is unknown: {cause}");

@@ -234,6 +234,10 @@ fn outcome_of(write: &Write, outcome: WriteOutcome) -> Outcome<Row, UnresolvedWr
         WriteOutcome::Applied(at) => Outcome::Applied(stored_after(write, at)),
         WriteOutcome::Conflict => Outcome::Conflict,
         WriteOutcome::NotApplied(error) => Outcome::NotApplied(RequestError::not_applied(error)),
+        WriteOutcome::Fenced => {
+            let fenced = StoreError::Unavailable(Cause::Fenced);
+            Outcome::NotApplied(RequestError::not_applied(fenced))
+        }
         WriteOutcome::Unknown(outcome) => {
             Outcome::Unknown(UnresolvedWrite::new(write.clone(), &outcome))
         }

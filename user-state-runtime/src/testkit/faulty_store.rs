@@ -84,7 +84,7 @@ struct Script {
     writes: Vec<Injection<WriteFault>>,
     loads: Vec<Injection<LoadFault>>,
     /// Writes that still run although their client is gone.
-    running: Vec<Write>,
+    running: Vec<WriteBatch>,
 }
 
 struct Injection<F> {
@@ -195,11 +195,9 @@ impl FaultyStore {
     }
 
     /// Applies writes, each for itself (two may be of one entity), and forgets the answers.
-    async fn apply(&self, writes: Vec<Write>) {
+    async fn apply(&self, writes: Vec<WriteBatch>) {
         for write in writes {
-            if let Ok(batch) = WriteBatch::new(vec![write]) {
-                self.store.write(&batch).await;
-            }
+            self.store.write(&write).await;
         }
     }
 }
@@ -274,7 +272,8 @@ impl DurableStateStore for FaultyStore {
                     continue;
                 }
                 Some(WriteFault::LoseAnswer) => {
-                    self.script().running.push(write.clone());
+                    let alone = part_of(batch, vec![write.clone()]);
+                    self.script().running.extend(alone);
                     lost()
                 }
                 Some(WriteFault::LoseRequest) => lost(),
@@ -293,8 +292,7 @@ impl DurableStateStore for FaultyStore {
                 });
             settled.collect()
         };
-        // A part of a batch in its order is a batch.
-        if let Ok(batch) = WriteBatch::new(passed_on) {
+        if let Some(batch) = part_of(batch, passed_on) {
             let passing = |settled| early(in_place(settled));
             met.extend(in_place(self.store.write_early(&batch, &passing).await));
         }
@@ -377,6 +375,13 @@ const OWN_SESSION: WriterSession = WriterSession {
     process_id: -1,
     started_at_micros: Some(0),
 };
+
+/// Some writes of a batch in its order, which are a batch under the same guards.
+fn part_of(batch: &WriteBatch, writes: Vec<Write>) -> Option<WriteBatch> {
+    WriteBatch::new(writes)
+        .and_then(|part| part.guarded_as(batch.guards()))
+        .ok()
+}
 
 /// Takes the next fault for this entity, or for whatever comes.
 fn next_fault<F: Copy>(

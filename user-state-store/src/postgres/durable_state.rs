@@ -2,6 +2,7 @@
 
 mod array;
 mod asked;
+mod carried;
 mod changes;
 mod columns;
 mod create;

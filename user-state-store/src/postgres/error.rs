@@ -8,6 +8,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{Cause, DatabaseError, StoreError};
 use crate::open_error::OpenError;
+use crate::postgres::table::TABLE;
 
 /// Why a statement did not do its work, sorted by what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub(super) enum Failure {
     /// A value of some row is refused. Find the row; the others may go through.
     Refused(DatabaseError),
     /// A unique index holds such a row already. Find the row, it has a conflict.
-    Taken,
+    Taken(Taken),
     /// Lost against a concurrent transaction. Sending it again helps.
     Contended(DatabaseError),
     /// Somebody else holds a row locked for too long. Find the row; the others may go through.
@@ -32,9 +33,18 @@ pub(super) enum Failure {
     Closed,
 }
 
+/// What a unique index said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) error: DatabaseError,
+    /// Whether it is an index of another table than that of the states.
+    pub(super) elsewhere: bool,
+}
+
 impl Failure {
     /// The meaning of an error.
     pub(super) fn of(error: &sqlx::Error) -> Self {
+        let elsewhere = table(error).is_some_and(|table| table != TABLE);
         let Some(error) = database_error(error) else {
             return match error {
                 sqlx::Error::PoolTimedOut => Self::Unavailable(Cause::PoolTimeout),
@@ -57,7 +67,7 @@ impl Failure {
             ("0A", "000") | ("24" | "25" | "26" | "34", _) | ("42", "P01" | "P03" | "P05") => {
                 Self::Unfit(Cause::Database(error))
             }
-            ("23", "505") => Self::Taken,
+            ("23", "505") => Self::Taken(Taken { error, elsewhere }),
             ("21" | "22" | "23" | "44" | "54" | "P0", _) => Self::Refused(error),
             ("40", "001" | "P01") => Self::Contended(error),
             ("55", "P03") => Self::Locked(error),
@@ -75,7 +85,7 @@ impl Failure {
     /// is, unless it is known to concern the session or the server: a policy or a trigger can raise nearly anything.
     pub(super) fn may_concern_a_row(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Taken => true,
+            Self::Refused(_) | Self::Taken(_) => true,
             Self::Unavailable(Cause::Database(error))
             | Self::Misconfigured(Cause::Database(error)) => {
                 let (class, subclass) = error.code.split_at_checked(2).unwrap_or_default();
@@ -107,6 +117,14 @@ impl Failure {
         self.refusal().map(|error| &*error.code)
     }
 
+    /// The same, where a session's unfitness may hold for all rows, too.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Unfit(Cause::Database(error)) => Some(&error.code),
+            failure => failure.refusing_code(),
+        }
+    }
+
     /// The same failure of a statement that changes nothing before a later COMMIT that was not sent.
     pub(super) fn surely_not_applied(self) -> Self {
         match self {
@@ -127,7 +145,7 @@ impl From<Failure> for Cause {
             | Failure::Unavailable(cause)
             | Failure::Misconfigured(cause)
             | Failure::Lost(cause) => cause,
-            Failure::Taken => Self::Other("a unique index refused the commit"),
+            Failure::Taken(_) => Self::Other("a unique index refused the commit"),
             Failure::Closed => Self::Other("the store is closed"),
         }
     }
@@ -141,7 +159,7 @@ impl From<Failure> for StoreError {
             Failure::Contended(error) | Failure::Locked(error) => {
                 Self::Unavailable(Cause::Database(error))
             }
-            Failure::Taken => Self::Unavailable(Cause::Other("a unique index refused the row")),
+            Failure::Taken(_) => Self::Unavailable(Cause::Other("a unique index refused the row")),
             Failure::Unavailable(cause) | Failure::Lost(cause) => Self::Unavailable(cause),
             Failure::Unfit(cause) | Failure::Misconfigured(cause) => Self::Misconfigured(cause),
             Failure::Closed => Self::Closed,
@@ -205,6 +223,12 @@ fn database_error(error: &sqlx::Error) -> Option<DatabaseError> {
         },
         constraint: error.constraint().map(Into::into),
     })
+}
+
+/// The table that the server names with its error.
+fn table(error: &sqlx::Error) -> Option<&str> {
+    let error = error.as_database_error()?;
+    error.try_downcast_ref::<PgDatabaseError>()?.table()
 }
 
 /// How a call came to nothing without the server's word.

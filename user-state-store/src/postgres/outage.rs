@@ -180,7 +180,7 @@ impl Tally {
 impl Counts {
     fn add(&mut self, outcome: &WriteOutcome) {
         let cause = match outcome {
-            WriteOutcome::Applied(_) | WriteOutcome::Conflict => {
+            WriteOutcome::Applied(_) | WriteOutcome::Conflict | WriteOutcome::Fenced => {
                 self.is_answered = true;
                 return;
             }
@@ -251,7 +251,9 @@ fn is_of_connection(cause: &Cause) -> bool {
                 || error.code.starts_with("08")
                 || error.code.starts_with("57P0")
         }
-        Cause::Tls | Cause::Session(_) | Cause::FileReplaced | Cause::Other(_) => false,
+        Cause::Tls | Cause::Session(_) | Cause::FileReplaced | Cause::Fenced | Cause::Other(_) => {
+            false
+        }
     }
 }
 

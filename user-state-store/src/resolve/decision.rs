@@ -57,7 +57,9 @@ pub(super) fn after_write(outcome: WriteOutcome) -> (Step, Option<WriterSession>
         WriteOutcome::Conflict => (Step::Read(Repetition::Conflicted), None),
         WriteOutcome::NotApplied(
             StoreError::Refused(_) | StoreError::TooLarge { .. } | StoreError::Unencodable { .. },
-        ) => (Step::Read(Repetition::Refused), None),
+        )
+        // What it changes nothing under proves nothing: the row does.
+        | WriteOutcome::Fenced => (Step::Read(Repetition::Refused), None),
         WriteOutcome::NotApplied(error) => (Step::Done(Resolution::Unresolved(error)), None),
         WriteOutcome::Unknown(outcome) => {
             let error = StoreError::OutcomeUnknown(outcome.cause);
@@ -84,13 +86,11 @@ pub(super) fn after_read(
         Err(_) => return Resolution::Unknown,
     };
     let db_timestamp = row.as_ref().map(|row| row.db_timestamp);
+    // What a companion requires does not come back.
+    let is_final = repetition == Repetition::Refused || write.companions.have_requirements();
     match (standing(write, repetition, row.as_ref()), fence, writers) {
-        (Standing::Before, Fence::Closed, _) if repetition == Repetition::Refused => {
-            Resolution::NotApplied
-        }
-        (Standing::Before, Fence::Open, _) if repetition == Repetition::Refused => {
-            Resolution::Unresolved(OPEN_SESSION)
-        }
+        (Standing::Before, Fence::Closed, _) if is_final => Resolution::NotApplied,
+        (Standing::Before, Fence::Open, _) if is_final => Resolution::Unresolved(OPEN_SESSION),
         (Standing::Before, _, _) => Resolution::Unresolved(MOVING),
         (Standing::After, Fence::Closed, Writers::Sole) => Resolution::Applied(db_timestamp),
         (Standing::After, Fence::Open, Writers::Sole) => Resolution::Unresolved(OPEN_SESSION),
@@ -147,7 +147,7 @@ mod tests {
     use crate::error::{DatabaseError, DecodeError};
     use crate::payload::{Manifest, Payload, SerializerId};
     use crate::persistence_id::PersistenceId;
-    use crate::store::UnknownOutcome;
+    use crate::store::{Companion, CompanionKind, CompanionSql, UnknownOutcome};
     use crate::tags::Tags;
 
     const FENCES: [Fence; 2] = [Fence::Closed, Fence::Open];
@@ -383,6 +383,28 @@ mod tests {
             let answers = answers(&write, Repetition::Conflicted, Some(&stored));
             assert_eq!(answers, std::array::from_fn(|_| moving.clone()));
         }
+    }
+
+    #[test]
+    fn a_row_as_expected_after_a_conflict_over_a_companion_is_decided_once_its_sessions_are_gone() {
+        static TOKEN: CompanionKind = CompanionKind::new(
+            &[],
+            CompanionSql::new("").requiring("false"),
+            CompanionSql::new("").requiring("false"),
+        );
+        let mut write = put(4, 5);
+        write.companions.push(Companion::new(&TOKEN, []).unwrap());
+        let stored = state(4, b"before");
+        let (closed, open) = (Resolution::NotApplied, Resolution::Unresolved(OPEN_SESSION));
+        assert_eq!(
+            answers(&write, Repetition::Conflicted, Some(&stored)),
+            [closed.clone(), closed, open.clone(), open]
+        );
+        let applied = state(5, b"ours");
+        assert!(matches!(
+            answers(&write, Repetition::Conflicted, Some(&applied)),
+            [Resolution::Applied(_), ..]
+        ));
     }
 
     #[test]

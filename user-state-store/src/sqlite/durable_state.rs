@@ -18,6 +18,7 @@ use crate::sqlite::error::{before_commit, cause, is_damage};
 use crate::store::{BATCH_ROWS_MAX, LOAD_BYTES_MAX, LoadedRow, StoredState};
 
 mod apply;
+mod carried;
 mod changes;
 mod row;
 mod write;

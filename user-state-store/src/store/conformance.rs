@@ -7,14 +7,16 @@
 //! opens such a store. A backend's test file is ten lines:
 //!
 //! ```
-//! use user_state_store::conformance::{Fixture, TestResult};
+//! use user_state_store::conformance::{Database, Fixture, TestResult};
 //! use user_state_store::{SqliteStore, StoreSettings};
 //!
 //! async fn open() -> TestResult<Fixture> {
 //!     let directory = tempfile::tempdir()?;
 //!     let settings = StoreSettings::default();
-//!     let store = SqliteStore::open(&directory.path().join("conformance.db"), &settings).await?;
-//!     Ok(Fixture::new(store, settings.payload_bytes_max).keeping(directory))
+//!     let path = directory.path().join("conformance.db");
+//!     let store = SqliteStore::open(&path, &settings).await?;
+//!     let fixture = Fixture::new(store, settings.payload_bytes_max);
+//!     Ok(fixture.on(Database::Sqlite(path)).keeping(directory))
 //! }
 //!
 //! user_state_store::conformance_tests!(open);
@@ -42,10 +44,13 @@ use crate::persistence_id::PersistenceId;
 use crate::store::{DurableStateStore, Settled, StoredState, Write, WriteBatch, WriteOutcome};
 
 pub mod cancellation;
+pub mod carried_model;
+pub mod companions;
 pub mod concurrency;
 pub mod creation;
 pub mod deletion;
 pub mod feeds;
+pub mod guards;
 pub mod live_feeds;
 pub mod model;
 pub mod reading;
@@ -54,8 +59,10 @@ pub mod writing;
 
 mod sample;
 mod seeded;
+mod tables;
 
 use seeded::Seeded;
+pub use tables::Database;
 
 /// What a test returns: any error fails it.
 pub type TestResult<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -67,6 +74,7 @@ pub struct Fixture {
     store: Arc<dyn DurableStateStore>,
     payload_bytes_max: usize,
     payloads: Payloads,
+    database: Option<Database>,
     kept: Vec<Box<dyn Any + Send + Sync>>,
 }
 
@@ -86,6 +94,7 @@ impl Fixture {
             store: Arc::new(store),
             payload_bytes_max,
             payloads: Payloads::Bytes,
+            database: None,
             kept: Vec::new(),
         }
     }
@@ -94,6 +103,13 @@ impl Fixture {
     #[must_use]
     pub fn taking(mut self, payloads: Payloads) -> Self {
         self.payloads = payloads;
+        self
+    }
+
+    /// The same for a store on this database. The promises of companions and guards make tables of their own in it.
+    #[must_use]
+    pub fn on(mut self, database: Database) -> Self {
+        self.database = Some(database);
         self
     }
 
@@ -107,6 +123,16 @@ impl Fixture {
     /// The store.
     pub fn store(&self) -> &dyn DurableStateStore {
         self.store.as_ref()
+    }
+
+    fn database(&self) -> TestResult<&Database> {
+        let database = self.database.as_ref();
+        Ok(database.ok_or("a fixture says by `on` which database its store is on")?)
+    }
+
+    /// Makes the tables of companions and guards.
+    async fn make_tables(&self) -> TestResult {
+        self.database()?.make_tables().await
     }
 
     /// A payload of so many bytes that this store takes, and gives back byte by byte; the smallest JSON text has two.
@@ -147,10 +173,14 @@ impl Fixture {
 
     /// Writes one batch. Each of its writes has to be reported exactly once, early or at last.
     async fn write(&self, writes: Vec<Write>) -> TestResult<Vec<WriteOutcome>> {
-        let batch = WriteBatch::new(writes)?;
+        self.write_batch(&WriteBatch::new(writes)?).await
+    }
+
+    /// The same of a batch that is made already.
+    async fn write_batch(&self, batch: &WriteBatch) -> TestResult<Vec<WriteOutcome>> {
         let early = Mutex::new(Vec::new());
         let collecting = |settled| lock(&early).extend(settled);
-        let last = self.store.write_early(&batch, &collecting).await;
+        let last = self.store.write_early(batch, &collecting).await;
         let mut settled = std::mem::take(&mut *lock(&early));
         settled.extend(last);
         settled.sort_by_key(|settled| settled.index);
@@ -215,7 +245,7 @@ impl fmt::Debug for Fixture {
             .field("payload_bytes_max", &self.payload_bytes_max)
             .field("payloads", &self.payloads)
             .field("kept", &self.kept.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -302,9 +332,26 @@ macro_rules! conformance_tests {
             concurrency::concurrent_writers_lose_no_update;
             concurrency::batches_over_the_same_entities_all_get_an_answer;
             concurrency::readers_see_whole_rows_while_others_write;
+            companions::a_companion_reads_back_as_it_was_given;
+            companions::companions_are_stored_with_every_form_of_change;
+            companions::a_conflict_stores_no_companion;
+            companions::a_refused_companion_refuses_its_write_and_no_other;
+            companions::a_companion_that_is_there_already_is_refused_and_no_conflict;
+            companions::a_companion_may_require_what_it_removes;
+            companions::a_full_batch_carries_companions;
+            companions::a_repetition_carries_the_companions_of_its_write;
+            companions::a_repetition_whose_token_is_gone_is_not_applied;
+            companions::companions_count_for_the_size_of_a_batch;
+            guards::a_batch_whose_guards_hold_is_written;
+            guards::writes_of_lost_ranges_are_fenced_and_the_others_are_written;
+            guards::a_batch_whose_guards_are_all_lost_is_fenced;
+            guards::a_full_batch_over_all_ranges_loses_some;
+            guards::a_fenced_repetition_leaves_the_answer_to_the_row;
+            guards::a_batch_has_one_guard_for_each_write;
             cancellation::a_dropped_write_leaves_the_store_usable;
             cancellation::a_dropped_load_leaves_the_store_usable;
             model::random_histories_agree_with_a_model;
+            carried_model::random_histories_of_what_writes_carry_agree_with_a_model;
         }
     };
     (@stamp $open:path; $($($segment:ident)::+;)+) => {
@@ -334,10 +381,16 @@ mod tests {
         let macro_text = include_str!("conformance.rs");
         let modules = [
             ("cancellation", include_str!("conformance/cancellation.rs")),
+            (
+                "carried_model",
+                include_str!("conformance/carried_model.rs"),
+            ),
+            ("companions", include_str!("conformance/companions.rs")),
             ("concurrency", include_str!("conformance/concurrency.rs")),
             ("creation", include_str!("conformance/creation.rs")),
             ("deletion", include_str!("conformance/deletion.rs")),
             ("feeds", include_str!("conformance/feeds.rs")),
+            ("guards", include_str!("conformance/guards.rs")),
             ("live_feeds", include_str!("conformance/live_feeds.rs")),
             ("model", include_str!("conformance/model.rs")),
             ("reading", include_str!("conformance/reading.rs")),

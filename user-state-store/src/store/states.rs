@@ -5,7 +5,8 @@
 //!
 //! **How.** A [`WriteBatch`] holds at most one compare-and-set [`Write`](crate::Write) per entity; a backend answers
 //! with one [`WriteOutcome`] per write, in the order of the batch. There are three kinds of answers, never more:
-//! applied, definitely not applied, and unknown.
+//! applied, definitely not applied, and unknown. A write may carry [`Companions`](crate::Companions), rows of other
+//! tables that share its outcome, and a batch may name the [`Guards`](crate::Guards) that have to hold for it.
 //!
 //! **Guarantees.** One row per persistence id; a revision is written only if the stored one is the expected
 //! one, and of the time that is expected, if one is; `db_timestamp` strictly increases per id as long as its row lives;
@@ -78,6 +79,15 @@ pub trait DurableStateStore: StateFeeds {
     /// of the batch unharmed. An outcome is [`WriteOutcome::NotApplied`] only where the write surely
     /// was not applied and will not be later.
     ///
+    /// The companions of a write ([`Write::companions`](crate::Write#structfield.companions)) are stored in its transaction, or
+    /// not at all: all of them if it is applied, none otherwise. If the database refuses one of them, the write is
+    /// [`WriteOutcome::NotApplied`] with the reason. If a condition of one of them does not hold
+    /// ([`CompanionSql::requiring`](crate::CompanionSql::requiring)), it is [`WriteOutcome::Conflict`].
+    ///
+    /// The guards of a batch ([`WriteBatch::guarded`]) are compared once in each statement or transaction, which holds them
+    /// until it ends. Where one does not hold, nothing is applied under it: each of its writes is [`WriteOutcome::Fenced`],
+    /// and the others go on without them.
+    ///
     /// # Cancel safety
     /// After a drop the writes may or may not have been applied.
     async fn write(&self, batch: &WriteBatch) -> Vec<WriteOutcome>;
@@ -147,10 +157,13 @@ pub enum StoredValue {
 pub enum WriteOutcome {
     /// It is durable. The new `db_timestamp`, exactly as a load tells it; `None` after [`Change::Erase`].
     Applied(Option<DateTime<Utc>>),
-    /// Not applied: the stored revision or time is not the expected one, or a row exists that must not.
+    /// Not applied: the stored revision or time is not the expected one, or a row exists that must not, or what a companion
+    /// requires is not there.
     Conflict,
     /// Surely not applied, and it will not be later.
     NotApplied(StoreError),
+    /// Surely not applied, and it will not be later: the guard that it was to be written under does not hold.
+    Fenced,
     /// It was sent and its answer was lost: it may have been applied, or may still be.
     Unknown(UnknownOutcome),
 }

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use crate::payload::Payload;
 use crate::persistence_id::PersistenceId;
 use crate::revision::Revision;
-use crate::store::InvalidBatch;
+use crate::store::{Companion, Companions, InvalidBatch};
 use crate::tags::{TAGS_MAX, Tags};
 
 /// A compare-and-set on one entity's row.
@@ -47,6 +47,8 @@ pub struct Write {
     pub expected_at: Option<DateTime<Utc>>,
     /// What becomes of the row.
     pub change: Change,
+    /// Rows of other tables that are stored if this is applied, and only then.
+    pub companions: Companions,
 }
 
 /// What a write does to its row.
@@ -75,6 +77,7 @@ impl Write {
             expected,
             expected_at: None,
             change,
+            companions: Companions::NONE,
         }
     }
 
@@ -131,6 +134,13 @@ impl Write {
         self
     }
 
+    /// Adds rows of other tables that are stored if this is applied, and only then.
+    #[must_use]
+    pub fn companions(mut self, more: impl IntoIterator<Item = Companion>) -> Self {
+        self.companions.extend(more);
+        self
+    }
+
     /// The revision after this write; [`Revision::NONE`] after [`Change::Erase`].
     pub fn new_revision(&self) -> Revision {
         match &self.change {
@@ -151,6 +161,11 @@ impl Write {
     /// How many payload bytes this write carries.
     pub fn payload_len(&self) -> usize {
         self.payload().map_or(0, |payload| payload.bytes.len())
+    }
+
+    /// How many bytes this write adds to a batch: its payload, and about what its companions take.
+    pub fn bytes(&self) -> usize {
+        self.payload_len() + self.companions.bytes()
     }
 
     pub(super) fn validate(&self) -> Result<(), InvalidBatch> {

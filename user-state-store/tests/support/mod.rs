@@ -7,6 +7,7 @@
     reason = "every test file uses a part of it, and a wrong constant of a test may end it"
 )]
 
+pub(crate) mod notes;
 pub(crate) mod pooler;
 pub(crate) mod proxy;
 

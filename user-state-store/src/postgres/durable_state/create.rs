@@ -19,6 +19,7 @@ use sqlx::{Executor as _, Row as _};
 
 use crate::connect::PayloadColumn;
 use crate::deadline::{now, until};
+use crate::postgres::durable_state::carried::{self, Carried, Shape};
 use crate::postgres::durable_state::columns::Columns;
 use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
 use crate::postgres::durable_state::row::Micros;
@@ -92,6 +93,18 @@ ON CONFLICT DO NOTHING
 RETURNING persistence_id, db_timestamp"
 );
 
+/// How the insert carries something. It cannot return the number of a write.
+pub(super) const CREATE: Shape = Shape {
+    key: "persistence_id",
+    behind_conditions: "\nORDER BY w.ordinal",
+    arguments: 8,
+    answer: "SELECT persistence_id, db_timestamp, NULL::bigint FROM written",
+    lost: "SELECT NULL, NULL, ordinal FROM lost",
+};
+
+/// Where the number of a lost guard stands, in the answer of an insert that carries something.
+const LOST: usize = 2;
+
 /// The ids that have a row beside the one at revision 1.
 pub(in crate::postgres) const SELECT_OTHER_ROWS: &str = "\
 SELECT DISTINCT d.persistence_id
@@ -106,6 +119,8 @@ pub(super) enum Halt {
     NotApplied(Failure),
     /// The commit was sent and not acknowledged.
     Unknown(Failure),
+    /// Nothing is applied, since the guards at these places of the batch do not hold.
+    Fenced(Vec<usize>),
 }
 
 /// How long a creation waits for a row that somebody else is just making.
@@ -121,6 +136,7 @@ pub(super) enum Patience {
 pub(super) async fn create(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    carried: Option<&Carried<'_>>,
     payload_column: PayloadColumn,
     patience: Patience,
 ) -> Result<Vec<Answer>, Halt> {
@@ -136,19 +152,32 @@ pub(super) async fn create(
         if candidates.is_empty() {
             return Ok(vec![Answer::Conflict; writes.len()]);
         }
-        match attempt(lease, &candidates, payload_column, patience, deadline).await {
-            Ok((inserted, others)) if others.is_empty() => {
+        let attempt = Attempt {
+            writes: &candidates,
+            carried,
+            payload_column,
+            patience,
+            deadline,
+        };
+        match attempt.make(lease).await {
+            Ok(Inserted { lost, .. }) if !lost.is_empty() => {
+                if roll_back(lease, deadline).await.is_err() {
+                    lease.discard();
+                }
+                return Err(Halt::Fenced(lost));
+            }
+            Ok(Inserted { times, others, .. }) if others.is_empty() => {
                 commit(lease, deadline).await?;
                 return Ok(writes
                     .iter()
                     .map(|write| {
-                        inserted
+                        times
                             .get(write.persistence_id.as_str())
                             .map_or(Answer::Conflict, |at| Answer::Applied(at.date_time()))
                     })
                     .collect());
             }
-            Ok((_, others)) => {
+            Ok(Inserted { others, .. }) => {
                 let rolled_back = roll_back(lease, deadline).await;
                 rolled_back.map_err(|failure| Halt::NotApplied(failure.surely_not_applied()))?;
                 // Each round leaves out at least one id, so there are at most as many as writes.
@@ -165,52 +194,87 @@ pub(super) async fn create(
     }
 }
 
-/// The ids inserted, with their times, and those of them that have another row.
-type Inserted = (HashMap<String, Micros>, Vec<String>);
+/// What a transaction did before its end.
+#[derive(Default)]
+struct Inserted {
+    /// The ids inserted, with their times.
+    times: HashMap<String, Micros>,
+    /// Those of them that have another row.
+    others: Vec<String>,
+    /// The places of the guards that do not hold. With any, nothing was inserted.
+    lost: Vec<usize>,
+}
 
-async fn attempt(
-    lease: &mut Lease<'_>,
-    writes: &[&Write],
+/// A transaction that creates rows.
+struct Attempt<'part> {
+    writes: &'part [&'part Write],
+    carried: Option<&'part Carried<'part>>,
     payload_column: PayloadColumn,
     patience: Patience,
     deadline: Instant,
-) -> Result<Inserted, Failure> {
-    let begin = match patience {
-        Patience::Usual => BEGIN,
-        Patience::Little => BEGIN_IMPATIENT,
-    };
-    let answer = until(deadline, lease.begin()?.execute(begin)).await;
-    lease.end(answer, Leaves::InTransaction)?;
+}
 
-    let columns = Columns::of(writes);
-    let inserting = sqlx::query(INSERT_STATES.of(payload_column))
-        .bind(columns.slice().with_room(columns.bytes()))
-        .bind(columns.entity_type())
-        .bind(columns.persistence_id())
-        .bind(columns.revision())
-        .bind(columns.state_ser_id())
-        .bind(columns.state_ser_manifest())
-        .bind(columns.state_payload(payload_column))
-        .bind(columns.tags())
-        .fetch_all(lease.begin()?);
-    let answer = until(deadline, inserting).await;
-    let rows = lease.end(answer, Leaves::InTransaction)?;
-    let mut inserted = HashMap::with_capacity(rows.len());
-    for row in &rows {
-        let decoded = row
-            .try_get(0)
-            .and_then(|id: String| Ok((id, row.try_get::<Micros, _>(1)?)));
-        let (id, db_timestamp) = decoded.map_err(|error| Failure::of(&error))?;
-        inserted.insert(id, db_timestamp);
+impl Attempt<'_> {
+    /// All of it but its end.
+    async fn make(&self, lease: &mut Lease<'_>) -> Result<Inserted, Failure> {
+        let begin = match self.patience {
+            Patience::Usual => BEGIN,
+            Patience::Little => BEGIN_IMPATIENT,
+        };
+        let answer = until(self.deadline, lease.begin()?.execute(begin)).await;
+        lease.end(answer, Leaves::InTransaction)?;
+
+        let mut inserted = self.insert(lease).await?;
+        if !inserted.lost.is_empty() {
+            return Ok(inserted);
+        }
+        let ids: Vec<&str> = inserted.times.keys().map(String::as_str).collect();
+        let looking = sqlx::query_scalar(SELECT_OTHER_ROWS)
+            .bind(&ids)
+            .fetch_all(lease.begin()?);
+        let answer = until(self.deadline, looking).await;
+        inserted.others = lease.end(answer, Leaves::InTransaction)?;
+        Ok(inserted)
     }
 
-    let ids: Vec<&str> = inserted.keys().map(String::as_str).collect();
-    let looking = sqlx::query_scalar(SELECT_OTHER_ROWS)
-        .bind(&ids)
-        .fetch_all(lease.begin()?);
-    let answer = until(deadline, looking).await;
-    let others = lease.end(answer, Leaves::InTransaction)?;
-    Ok((inserted, others))
+    async fn insert(&self, lease: &mut Lease<'_>) -> Result<Inserted, Failure> {
+        let columns = Columns::of(self.writes);
+        let text = carried::text(self.carried, INSERT_STATES.of(self.payload_column), CREATE);
+        let query = sqlx::query(&text)
+            .bind(columns.slice().with_room(columns.bytes()))
+            .bind(columns.entity_type())
+            .bind(columns.persistence_id())
+            .bind(columns.revision())
+            .bind(columns.state_ser_id())
+            .bind(columns.state_ser_manifest())
+            .bind(columns.state_payload(self.payload_column))
+            .bind(columns.tags());
+        let inserting = carried::bind(self.carried, query).fetch_all(lease.begin()?);
+        let answer = until(self.deadline, inserting).await;
+        let rows = lease.end(answer, Leaves::InTransaction)?;
+        let mut inserted = Inserted {
+            times: HashMap::with_capacity(rows.len()),
+            ..Inserted::default()
+        };
+        let mut lost = Vec::new();
+        for row in &rows {
+            if self.carried.is_some()
+                && let Some(ordinal) = row.try_get(LOST).map_err(|error| Failure::of(&error))?
+            {
+                lost.push(ordinal);
+                continue;
+            }
+            let decoded = row
+                .try_get(0)
+                .and_then(|id: String| Ok((id, row.try_get::<Micros, _>(1)?)));
+            let (id, db_timestamp) = decoded.map_err(|error| Failure::of(&error))?;
+            inserted.times.insert(id, db_timestamp);
+        }
+        if let Some(carried) = self.carried {
+            inserted.lost = carried.places(&lost);
+        }
+        Ok(inserted)
+    }
 }
 
 async fn commit(lease: &mut Lease<'_>, deadline: Instant) -> Result<(), Halt> {

@@ -11,12 +11,13 @@ use crate::cuts::{Cuts, Part, Verdict};
 use crate::deadline::now;
 use crate::error::{Cause, StoreError};
 use crate::postgres::connection::lock_timeout;
+use crate::postgres::durable_state::carried::Carried;
 use crate::postgres::durable_state::create::{self, Halt, Patience};
 use crate::postgres::durable_state::held::Held;
 use crate::postgres::durable_state::locked::{self, Sought, Standing};
 use crate::postgres::durable_state::update::{self, Rows};
 use crate::postgres::durable_state::write::{Answer, Kind, Writing};
-use crate::postgres::error::Failure;
+use crate::postgres::error::{Failure, Taken};
 use crate::postgres::session::Lease;
 use crate::store::{Settled, UnknownOutcome, Write, WriteOutcome};
 use std::time::Instant;
@@ -64,6 +65,8 @@ enum Sent {
     Settled { applied: bool },
     /// The server refused it, and a single row may be the reason.
     Refused(Failure),
+    /// The guards at these places of the batch do not hold, and nothing was applied.
+    Fenced(Vec<usize>),
     /// It waited for a lock in vain.
     Locked,
     /// It was not sent, since somebody holds the whole table.
@@ -74,16 +77,11 @@ enum Sent {
 
 impl<'batch> Group<'batch> {
     /// A group that reports these outcomes together with its own.
-    pub(super) fn new(
-        writing: Writing<'batch>,
-        kind: Kind,
-        writes: &'batch [Write],
-        settled: Vec<Settled>,
-    ) -> Self {
+    pub(super) fn new(writing: Writing<'batch>, kind: Kind, settled: Vec<Settled>) -> Self {
         Self {
             writing,
             kind,
-            writes,
+            writes: writing.batch.writes(),
             lease: None,
             first_sent: None,
             settled,
@@ -141,10 +139,11 @@ impl<'batch> Group<'batch> {
                     }
                 }
                 Sent::Refused(failure) => {
-                    if let Verdict::Fail(rows) = cuts.refused(part, failure.refusing_code()) {
+                    if let Verdict::Fail(rows) = cuts.refused(part, failure.code()) {
                         self.fail(rows, &failure.into());
                     }
                 }
+                Sent::Fenced(lost) => self.fence(part, &lost, &mut cuts),
                 Sent::Locked if matches!(way, Way::Usual | Way::Wary) => {
                     self.set_apart(part, &mut cuts).await;
                 }
@@ -177,6 +176,8 @@ impl<'batch> Group<'batch> {
             .iter()
             .filter_map(|index| self.writes.get(*index))
             .collect();
+        let carried = Carried::of(self.writing.batch, part, &writes);
+        let has_companions = carried.as_ref().is_some_and(Carried::has_companions);
         let (mut contended, mut was_unfit) = (0, false);
         loop {
             let leased = match self.lease.take() {
@@ -194,7 +195,7 @@ impl<'batch> Group<'batch> {
             }
             self.first_sent.get_or_insert_with(now);
             let session = lease.identity();
-            let answer = self.call(&mut lease, &writes, way).await;
+            let answer = self.call(&mut lease, &writes, carried.as_ref(), way).await;
             self.lease = lease.is_usable().then_some(lease);
             let failure = match answer {
                 Ok(answers) => return self.answer(part, answers, way),
@@ -205,6 +206,7 @@ impl<'batch> Group<'batch> {
                     self.settle(part.iter().copied(), &unknown);
                     return Sent::Settled { applied: false };
                 }
+                Err(Halt::Fenced(lost)) => return Sent::Fenced(lost),
                 Err(Halt::NotApplied(failure)) => failure,
             };
             match failure {
@@ -219,11 +221,20 @@ impl<'batch> Group<'batch> {
                     }
                 }
                 Failure::Locked(_) => return Sent::Locked,
-                Failure::Taken if part.len() == 1 => {
+                // By another table than that of the states: the companion of a single write is refused.
+                Failure::Taken(Taken {
+                    elsewhere: true,
+                    error,
+                }) if has_companions && part.len() == 1 => {
+                    return Sent::Refused(Failure::Refused(error));
+                }
+                Failure::Taken(_) if part.len() == 1 => {
                     self.settle(part.iter().copied(), &WriteOutcome::Conflict);
                     return Sent::Settled { applied: false };
                 }
                 failure if failure.may_concern_a_row() => return Sent::Refused(failure),
+                // No session can, perhaps for a table of companions that is not there.
+                failure @ Failure::Unfit(_) if has_companions => return Sent::Refused(failure),
                 failure => {
                     self.fail(part.to_vec(), &failure.into());
                     return Sent::Settled { applied: false };
@@ -236,6 +247,7 @@ impl<'batch> Group<'batch> {
         &self,
         lease: &mut Lease<'_>,
         writes: &[&Write],
+        carried: Option<&Carried<'_>>,
         way: Way,
     ) -> Result<Vec<Answer>, Halt> {
         let payload_column = self.writing.settings.payload_column;
@@ -243,21 +255,33 @@ impl<'batch> Group<'batch> {
             Way::PastHeld | Way::Wary => Rows::Free,
             Way::Usual | Way::Trial => Rows::All,
         };
-        let committed_by_itself = match self.kind {
-            Kind::Update => update::update(lease, writes, payload_column, rows).await,
-            Kind::Erase => update::erase(lease, writes, rows).await,
+        match self.kind {
+            Kind::Update => update::update(lease, writes, carried, payload_column, rows).await,
+            Kind::Erase => update::erase(lease, writes, carried, rows).await,
             Kind::Create => {
                 let patience = match way {
                     Way::Usual | Way::Wary | Way::PastHeld => Patience::Usual,
                     Way::Trial => Patience::Little,
                 };
-                return create::create(lease, writes, payload_column, patience).await;
+                create::create(lease, writes, carried, payload_column, patience).await
             }
+        }
+    }
+
+    /// Guards of a part do not hold: its other writes are sent again.
+    fn fence(&mut self, part: Part, lost: &[usize], cuts: &mut Cuts) {
+        let is_lost = |index: &usize| {
+            let guards = self.writing.batch.guards();
+            let place = guards.and_then(|guards| guards.place_of_write(*index));
+            place.is_some_and(|place| lost.contains(&place))
         };
-        committed_by_itself.map_err(|failure| match failure {
-            Failure::Lost(_) => Halt::Unknown(failure),
-            failure => Halt::NotApplied(failure),
-        })
+        let (fenced, rest): (Part, Part) = part.into_iter().partition(is_lost);
+        if fenced.is_empty() {
+            return self.fail(rest, &StoreError::Unavailable(Cause::Protocol));
+        }
+        self.forget(&fenced);
+        self.settle(fenced, &WriteOutcome::Fenced);
+        cuts.again(rest);
     }
 
     fn answer(&mut self, part: &[usize], answers: Vec<Answer>, way: Way) -> Sent {

@@ -8,7 +8,9 @@ use sqlx::postgres::PgRow;
 use crate::connect::PayloadColumn;
 use crate::deadline::within;
 use crate::error::Cause;
+use crate::postgres::durable_state::carried::{self, Carried, Shape};
 use crate::postgres::durable_state::columns::Columns;
+use crate::postgres::durable_state::create::Halt;
 use crate::postgres::durable_state::payload_column::{Statement, writing_payload};
 use crate::postgres::durable_state::row::{Micros, is_readable};
 use crate::postgres::durable_state::write::Answer;
@@ -123,6 +125,24 @@ pub(in crate::postgres) const DELETE_FREE_STATES: &str = delete_states!(
 "
 );
 
+/// How the updates carry something.
+pub(super) const UPDATE: Shape = Shape {
+    key: carried::ORDINAL,
+    behind_conditions: "\nRETURNING ",
+    arguments: 9,
+    answer: "SELECT ordinal, db_timestamp FROM written",
+    // No write has a number below 1.
+    lost: "SELECT -ordinal, NULL FROM lost",
+};
+
+/// How the removals do.
+pub(super) const ERASE: Shape = Shape {
+    arguments: 3,
+    answer: "SELECT ordinal FROM written",
+    lost: "SELECT -ordinal FROM lost",
+    ..UPDATE
+};
+
 /// What becomes of rows that somebody holds locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rows {
@@ -136,16 +156,18 @@ pub(super) enum Rows {
 pub(super) async fn update(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    carried: Option<&Carried<'_>>,
     payload_column: PayloadColumn,
     rows: Rows,
-) -> Result<Vec<Answer>, Failure> {
+) -> Result<Vec<Answer>, Halt> {
     let columns = Columns::of(writes);
     let deadline = lease.answer_deadline();
     let statement = match rows {
         Rows::All => UPDATE_STATES,
         Rows::Free => UPDATE_FREE_STATES,
     };
-    let rows = sqlx::query(statement.of(payload_column))
+    let text = carried::text(carried, statement.of(payload_column), UPDATE);
+    let query = sqlx::query(&text)
         .bind(columns.persistence_id().with_room(columns.bytes()))
         .bind(columns.expected())
         .bind(columns.expected_at())
@@ -154,39 +176,56 @@ pub(super) async fn update(
         .bind(columns.state_ser_manifest())
         .bind(columns.state_payload(payload_column))
         .bind(columns.tags())
-        .bind(columns.keeps_tags())
-        .fetch(lease.begin()?);
+        .bind(columns.keeps_tags());
+    let rows = carried::bind(carried, query).fetch(lease.begin().map_err(Halt::NotApplied)?);
     let answer = within(deadline, answers(writes.len(), rows, updated)).await;
-    lease
-        .end(answer, Leaves::Clean)?
-        .inspect_err(|_| lease.discard())
+    end(lease, answer, carried)
 }
 
 /// Erasures.
 pub(super) async fn erase(
     lease: &mut Lease<'_>,
     writes: &[&Write],
+    carried: Option<&Carried<'_>>,
     rows: Rows,
-) -> Result<Vec<Answer>, Failure> {
+) -> Result<Vec<Answer>, Halt> {
     let columns = Columns::of(writes);
     let deadline = lease.answer_deadline();
     let statement = match rows {
         Rows::All => DELETE_STATES,
         Rows::Free => DELETE_FREE_STATES,
     };
-    let rows = sqlx::query(statement)
+    let text = carried::text(carried, statement, ERASE);
+    let query = sqlx::query(&text)
         .bind(columns.persistence_id())
         .bind(columns.expected())
-        .bind(columns.expected_at())
-        .fetch(lease.begin()?);
+        .bind(columns.expected_at());
+    let rows = carried::bind(carried, query).fetch(lease.begin().map_err(Halt::NotApplied)?);
     let answer = within(
         deadline,
         answers(writes.len(), rows, |_| Some(Answer::Applied(None))),
     )
     .await;
-    lease
-        .end(answer, Leaves::Clean)?
-        .inspect_err(|_| lease.discard())
+    end(lease, answer, carried)
+}
+
+/// What a statement that is committed by itself came to.
+fn end<E>(
+    lease: &mut Lease<'_>,
+    answer: Result<Result<Result<Returned, Failure>, sqlx::Error>, E>,
+    carried: Option<&Carried<'_>>,
+) -> Result<Vec<Answer>, Halt> {
+    let returned = match lease.end(answer, Leaves::Clean) {
+        Ok(returned) => returned.inspect_err(|_| lease.discard()),
+        Err(failure) => Err(failure),
+    };
+    match (returned, carried) {
+        (Ok(Returned { answers, lost }), _) if lost.is_empty() => Ok(answers),
+        (Ok(Returned { lost, .. }), Some(carried)) => Err(Halt::Fenced(carried.places(&lost))),
+        (Ok(_), None) => Err(Halt::Unknown(Failure::Lost(Cause::Protocol))),
+        (Err(failure @ Failure::Lost(_)), _) => Err(Halt::Unknown(failure)),
+        (Err(failure), _) => Err(Halt::NotApplied(failure)),
+    }
 }
 
 /// A row that was written, since its new time.
@@ -197,29 +236,41 @@ fn updated(row: &PgRow) -> Option<Answer> {
     Some(Answer::Applied(Some(db_timestamp)))
 }
 
+/// What a statement returned.
+struct Returned {
+    answers: Vec<Answer>,
+    /// The numbers of the guards that do not hold. With any, nothing was applied.
+    lost: Vec<i64>,
+}
+
 /// One answer per write: those returned were applied, the others met another row. Rows are read to the end in any case.
 async fn answers(
     count: usize,
     mut rows: impl TryStream<Ok = PgRow, Error = sqlx::Error> + Unpin,
     applied: impl Fn(&PgRow) -> Option<Answer>,
-) -> Result<Result<Vec<Answer>, Failure>, sqlx::Error> {
+) -> Result<Result<Returned, Failure>, sqlx::Error> {
     let mut answers = vec![Answer::Conflict; count];
+    let mut lost = Vec::new();
     let mut readable = None;
     let mut understood = Ok(());
     while let Some(row) = rows.try_next().await? {
         // All rows of a result have the same columns.
         let readable = *readable.get_or_insert_with(|| are_readable(&row));
-        let answered = readable
+        let ordinal = readable
             .then(|| row.try_get_unchecked::<i64, _>(ORDINAL).ok())
-            .flatten()
+            .flatten();
+        let answered = ordinal
             .and_then(|ordinal| usize::try_from(ordinal).ok()?.checked_sub(1))
             .and_then(|index| answers.get_mut(index));
         match (answered, applied(&row)) {
             (Some(answer), Some(applied)) => *answer = applied,
-            _ => understood = Err(Failure::Lost(Cause::Protocol)),
+            _ => match ordinal {
+                Some(ordinal @ ..0) => lost.push(-ordinal),
+                _ => understood = Err(Failure::Lost(Cause::Protocol)),
+            },
         }
     }
-    Ok(understood.map(|()| answers))
+    Ok(understood.map(|()| Returned { answers, lost }))
 }
 
 /// Whether what is returned has the types that are read; nothing is returned of a row that is gone but its place.

@@ -16,7 +16,9 @@ use crate::postgres::durable_state::desk::Desk;
 use crate::postgres::durable_state::group::Group;
 use crate::postgres::durable_state::payload_column;
 use crate::postgres::session::Sessions;
-use crate::store::{Change, Early, Settled, Write, WriteBatch, WriteOutcome};
+use crate::store::{
+    Change, Companion, CompanionValue, Early, Settled, Write, WriteBatch, WriteOutcome,
+};
 
 /// What the database said of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(super) enum Kind {
 /// What the groups of a batch share.
 #[derive(Clone, Copy)]
 pub(super) struct Writing<'batch> {
+    pub(super) batch: &'batch WriteBatch,
     pub(super) sessions: &'batch Sessions,
     pub(super) desk: &'batch Desk,
     pub(super) settings: &'batch StoreSettings,
@@ -86,6 +89,7 @@ pub(in crate::postgres) async fn write(
         .count();
     let (reports, unknown) = (Reports::new(early, count), AtomicUsize::new(0));
     let writing = Writing {
+        batch,
         sessions,
         desk,
         settings,
@@ -95,7 +99,7 @@ pub(in crate::postgres) async fn write(
     let mut groups = groups
         .into_iter()
         .filter(|(_, members)| !members.is_empty());
-    let run = |(kind, members), settled| Group::new(writing, kind, writes, settled).run(members);
+    let run = |(kind, members), settled| Group::new(writing, kind, settled).run(members);
     let settled = match (groups.next(), groups.next()) {
         (None, _) => refused,
         (Some(only), None) => run(only, refused).await,
@@ -184,6 +188,9 @@ impl Kind {
 
 /// Why a write is not even sent: what is known here to fail would fail its whole batch there.
 fn refusal(write: &Write, settings: &StoreSettings) -> Option<StoreError> {
+    if write.companions.iter().any(has_nul) {
+        return Some(not_in_repertoire());
+    }
     let Change::Put { payload, tags, .. } = &write.change else {
         return None;
     };
@@ -215,15 +222,22 @@ fn refusal(write: &Write, settings: &StoreSettings) -> Option<StoreError> {
             CHARACTERS_MAX,
         )
     })
-    .or_else(|| {
-        // What the server answers to a NUL in a text: character_not_in_repertoire.
-        has_nul.then(|| {
-            StoreError::Refused(DatabaseError {
-                code: "22021".into(),
-                severity: "ERROR",
-                constraint: None,
-            })
-        })
-    })
+    .or_else(|| has_nul.then(not_in_repertoire))
     .or_else(|| payload_column::refusal(write, payload, settings))
+}
+
+fn has_nul(companion: &Companion) -> bool {
+    companion
+        .values()
+        .iter()
+        .any(|value| matches!(value, CompanionValue::Text(text) if text.as_bytes().contains(&0)))
+}
+
+/// What the server answers to a NUL in a text.
+fn not_in_repertoire() -> StoreError {
+    StoreError::Refused(DatabaseError {
+        code: "22021".into(),
+        severity: "ERROR",
+        constraint: None,
+    })
 }

@@ -55,7 +55,7 @@ RETURNING NULL;";
 
 /// How many statements a text holds, so that few texts serve every number of writes. More than 64 at a time were
 /// slower: their results take as long as their statements, and neither waits for the other then.
-const STATEMENTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
+pub(super) const STATEMENTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
 /// The statement that a write needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! **How.** A transaction is begun `IMMEDIATE`: it holds the file's only write lock from its first
 //! statement to its end. Inside, one compare-and-set per entity with its own result. A value that is refused ends its own
-//! statement and no other.
+//! statement and no other. What writes carry shares their transaction, see `carried.rs`.
 //!
 //! **What is known of a commit.** Before `COMMIT` is sent, every failure leaves nothing behind: the connection is closed,
 //! and closing rolls back. A `COMMIT` answered "busy" has not committed either. Every other failure of `COMMIT` is
@@ -13,7 +13,8 @@
 //! the same compare-and-set decides, and no session has to be fenced. A `COMMIT` into a file that was removed or replaced
 //! meanwhile is unknown, too: see `sqlite/watch.rs`.
 
-use super::apply::{Transaction, apply, refusal};
+use super::apply::{Transaction, refusal};
+use super::carried::apply_all;
 use super::{Failure, run};
 use crate::error::{Cause, StoreError};
 use crate::sqlite::connection::Lane;
@@ -49,7 +50,7 @@ pub(in crate::sqlite) async fn write(
         if let Err(error) = run(deadline, sqlx::query(BEGIN).execute(lease.connection())).await {
             break Err(error);
         }
-        let applying = apply(lease.connection(), writes, &mut answered, now());
+        let applying = apply_all(lease.connection(), batch, &mut answered, now());
         match run(deadline, applying).await {
             Ok(Transaction::Whole) => break Ok(()),
             Ok(Transaction::Spoiled) => {}
