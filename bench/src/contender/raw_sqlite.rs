@@ -262,7 +262,7 @@ impl lanes::Lane for Inserts {
         batch
             .sort_unstable_by(|left, right| left.row.persistence_id.cmp(&right.row.persistence_id));
         let at = now().timestamp_micros();
-        let hits = transaction(&mut self.file, SQLITE_CREATE, |create| {
+        let hits = transaction(&self.file, SQLITE_CREATE, |create| {
             let mut hits = 0;
             for User { row, .. } in &batch {
                 hits += create.execute(params![
