@@ -68,18 +68,18 @@ pub(crate) struct Peer {
 impl Request {
     pub(crate) fn of(case: &Case, contender: &str, url: &str, timing: Timing) -> Self {
         let (work, percent) = match case.kind {
-            Kind::Write | Kind::Held { .. } => (Task::Write, 0),
+            Kind::Write | Kind::Held { .. } | Kind::Sqlite(Embedded::Write | Embedded::Create) => {
+                (Task::Write, 0)
+            }
             Kind::Mix => (Task::Mix, 75),
             Kind::Read => (Task::Read, 100),
-            Kind::Recover => (Task::Recover, 100),
+            Kind::Recover | Kind::Sqlite(Embedded::Recover) => (Task::Recover, 100),
             Kind::Passivate => (Task::Passivate, 0),
             Kind::Memory => (Task::Memory, 0),
             Kind::Latency { percent } => (Task::Latency, percent),
             Kind::ReadRate { .. } => (Task::ReadRate, 100),
             Kind::StartUp => (Task::StartUp, 0),
             Kind::Feed => (Task::Feed, 0),
-            Kind::Sqlite(Embedded::Write | Embedded::Create) => (Task::Write, 0),
-            Kind::Sqlite(Embedded::Recover) => (Task::Recover, 100),
         };
         let rate = match case.kind {
             Kind::ReadRate { per_second } => per_second,

@@ -91,7 +91,10 @@ fn a_name_of_the_durable_state_mode_is_found_wherever_it_stands() {
         ["Slice"]
     );
     assert_eq!(foreign_names("user_state_store::resolve(1)"), ["resolve"]);
-    assert_eq!(foreign_names("fn cut(row: Row) -> Tags {}"), ["Row", "Tags"]);
+    assert_eq!(
+        foreign_names("fn cut(row: Row) -> Tags {}"),
+        ["Row", "Tags"]
+    );
     assert_eq!(foreign_names("/// A [`WriteBatch`]."), ["WriteBatch"]);
     let clean = "use user_state_store::{PersistenceId, Revision};\nstruct Rows(Arrow);";
     assert_eq!(foreign_names(clean), [""; 0]);

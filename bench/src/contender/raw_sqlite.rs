@@ -20,7 +20,7 @@ use crate::contender::statements::{
 use crate::contender::{Contender, World};
 use crate::exit::{Failure, with_causes};
 use crate::load::{Measured, Reason, Timing, lanes, now};
-use crate::population::{FIRST_REVISION, Row};
+use crate::population::{FIRST_REVISION, Row, beginning};
 use crate::statistics::float_of;
 
 /// How many rows are read between two looks at the clock.
@@ -41,6 +41,7 @@ struct Kept {
 struct User {
     row: Row,
     revision: i64,
+    written_at: i64,
 }
 
 #[async_trait]
@@ -160,6 +161,7 @@ fn users(
         Ok(User {
             row: row(number)?,
             revision: FIRST_REVISION,
+            written_at: beginning().timestamp_micros(),
         })
     };
     numbers.map(user).collect()
@@ -213,27 +215,31 @@ impl lanes::Lane for Updates {
         let at = now().timestamp_micros();
         let hits = transaction(file, SQLITE_UPDATE, |update| {
             let mut hits = 0;
-            for User { row, revision } in &*batch {
-                let mut found = update.query(params![
-                    revision + 1,
+            for user in &mut *batch {
+                let User {
+                    row,
+                    revision,
+                    written_at,
+                } = user;
+                let new_time = at.max(*written_at + 1);
+                hits += update.execute(params![
+                    *revision + 1,
                     row.payload.serializer_id.0,
                     row.payload.manifest.as_str(),
                     row.payload.bytes,
                     row.tags_json,
-                    at,
+                    new_time,
                     row.persistence_id.as_str(),
-                    revision,
-                    None::<i64>,
+                    *revision,
+                    *written_at,
                 ])?;
-                hits += count(&mut found)?;
+                *revision += 1;
+                *written_at = new_time;
             }
             Ok(hits)
         })?;
         if hits != batch.len() {
             return Err("conflict");
-        }
-        for user in batch {
-            user.revision += 1;
         }
         u64::try_from(hits).map_err(|_| "too many rows")
     }
@@ -256,10 +262,10 @@ impl lanes::Lane for Inserts {
         batch
             .sort_unstable_by(|left, right| left.row.persistence_id.cmp(&right.row.persistence_id));
         let at = now().timestamp_micros();
-        let hits = transaction(&mut self.file, SQLITE_CREATE, |create| {
+        let hits = transaction(&self.file, SQLITE_CREATE, |create| {
             let mut hits = 0;
             for User { row, .. } in &batch {
-                let mut found = create.query(params![
+                hits += create.execute(params![
                     row.persistence_id.slice().get(),
                     row.persistence_id.entity_type(),
                     row.persistence_id.as_str(),
@@ -271,7 +277,6 @@ impl lanes::Lane for Inserts {
                     row.tags_json,
                     row.persistence_id.as_str(),
                 ])?;
-                hits += count(&mut found)?;
             }
             Ok(hits)
         })?;
@@ -295,16 +300,6 @@ fn transaction(
         Ok(hits)
     };
     transact().map_err(|_: rusqlite::Error| "the transaction failed")
-}
-
-/// Takes what a statement returns for each row it hit.
-fn count(found: &mut rusqlite::Rows<'_>) -> rusqlite::Result<usize> {
-    let mut hits = 0;
-    while let Some(row) = found.next()? {
-        row.get::<_, i64>(0)?;
-        hits += 1;
-    }
-    Ok(hits)
 }
 
 /// The rows of users whom no lane has read yet.

@@ -83,22 +83,18 @@ WHERE persistence_id = $1";
 /// As `UPDATE` of the store on SQLite.
 pub(super) const SQLITE_UPDATE: &str = "\
 UPDATE durable_state
-SET revision = ?, state_ser_id = ?, state_ser_manifest = ?, state_payload = ?, tags = ?,
-    -- Strictly increasing per id, also when the clock stands still or goes back.
-    db_timestamp = max(?, db_timestamp + 1)
+SET revision = ?, state_ser_id = ?, state_ser_manifest = ?, state_payload = ?, tags = ?, db_timestamp = ?
 WHERE persistence_id = ?
   AND revision = ?
   -- A row that was removed and made again counts from 1 again; its time tells it apart.
-  AND db_timestamp = coalesce(?, db_timestamp)
-RETURNING db_timestamp;";
+  AND db_timestamp = ?;";
 
 /// As `CREATE` of the store on SQLite.
 pub(super) const SQLITE_CREATE: &str = "\
 INSERT INTO durable_state (slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id,
     state_ser_manifest, state_payload, tags)
 SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-WHERE NOT EXISTS (SELECT 1 FROM durable_state WHERE persistence_id = ?)
-RETURNING db_timestamp;";
+WHERE NOT EXISTS (SELECT 1 FROM durable_state WHERE persistence_id = ?);";
 
 /// All that the store reads of a row on SQLite.
 pub(super) const SQLITE_SELECT: &str = "\

@@ -171,6 +171,7 @@ impl<A: LiveAggregate, P: Storage<A>> Effects for Rim<A, P> {
             Attempt::Again => self.context.settings.resolve_interval,
         };
         let span = tracing::debug_span!(
+            target: TARGET,
             "resolve",
             aggregate = A::TYPE,
             writes = lost.len(),

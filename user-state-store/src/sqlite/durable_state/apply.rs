@@ -23,18 +23,24 @@ const CREATE: &str = "\
 INSERT INTO durable_state (slice, entity_type, persistence_id, revision, db_timestamp, state_ser_id,
     state_ser_manifest, state_payload, tags)
 SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?
-WHERE NOT EXISTS (SELECT 1 FROM durable_state WHERE persistence_id = ?)
-RETURNING db_timestamp;";
+WHERE NOT EXISTS (SELECT 1 FROM durable_state WHERE persistence_id = ?);";
 
+/// Of a row whose time is known, and so the new one, too. A statement that returns it takes a third longer.
 const UPDATE: &str = "\
+UPDATE durable_state
+SET revision = ?, state_ser_id = ?, state_ser_manifest = ?, state_payload = ?, tags = ?, db_timestamp = ?
+WHERE persistence_id = ?
+  AND revision = ?
+  -- A row that was removed and made again counts from 1 again; its time tells it apart.
+  AND db_timestamp = ?;";
+
+const UPDATE_OF_ANY_TIME: &str = "\
 UPDATE durable_state
 SET revision = ?, state_ser_id = ?, state_ser_manifest = ?, state_payload = ?, tags = ?,
     -- Strictly increasing per id, also when the clock stands still or goes back.
     db_timestamp = max(?, db_timestamp + 1)
 WHERE persistence_id = ?
   AND revision = ?
-  -- A row that was removed and made again counts from 1 again; its time tells it apart.
-  AND db_timestamp = coalesce(?, db_timestamp)
 RETURNING db_timestamp;";
 
 const MARK: &str = "\
@@ -61,13 +67,15 @@ pub(super) const STATEMENTS: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Statement {
     Update,
+    UpdateOfAnyTime,
     Create,
     Mark,
     Erase,
 }
 
-const ALL: [Statement; 4] = [
+const ALL: [Statement; 5] = [
     Statement::Update,
+    Statement::UpdateOfAnyTime,
     Statement::Create,
     Statement::Mark,
     Statement::Erase,
@@ -83,16 +91,30 @@ impl Statement {
             Change::Erase => Self::Erase,
             _ if write.expected.is_none() => Self::Create,
             Change::Mark => Self::Mark,
-            Change::Put { .. } => Self::Update,
+            Change::Put { .. } if write.expected_at.is_some() => Self::Update,
+            Change::Put { .. } => Self::UpdateOfAnyTime,
         }
     }
 
     const fn sql(self) -> &'static str {
         match self {
             Self::Update => UPDATE,
+            Self::UpdateOfAnyTime => UPDATE_OF_ANY_TIME,
             Self::Create => CREATE,
             Self::Mark => MARK,
             Self::Erase => ERASE,
+        }
+    }
+
+    /// The time that it gives its row, in microseconds; `None` if it returns that itself.
+    fn time(self, write: &Write, now: i64) -> Option<i64> {
+        match self {
+            // Strictly increasing per id, also when the clock stands still or goes back.
+            Self::Update => write
+                .expected_at
+                .map(|at| now.max(at.timestamp_micros().saturating_add(1))),
+            Self::Create => Some(now),
+            Self::UpdateOfAnyTime | Self::Mark | Self::Erase => None,
         }
     }
 
@@ -137,10 +159,13 @@ pub(super) async fn apply(
         while let Some((text, count)) = statement.text(rest.len()) {
             let together = rest.get(..count).unwrap_or_default();
             let mut query = sqlx::query(text);
+            let mut times = Vec::with_capacity(count);
             for write in together.iter().filter_map(|&place| writes.get(place)) {
                 query = bind(query, statement, write, now);
+                times.push(statement.time(write, now));
             }
-            let (answered, transaction) = answers(connection, query, together, outcomes).await?;
+            let places: Vec<_> = together.iter().copied().zip(times).collect();
+            let (answered, transaction) = answers(connection, query, &places, outcomes).await?;
             if transaction == Transaction::Spoiled {
                 return Ok(transaction);
             }
@@ -151,48 +176,59 @@ pub(super) async fn apply(
 }
 
 /// Notes the outcomes of the statements of one text, and how many have one. A refused statement is the last.
+///
+/// Each statement has the place of its write, and the time of its row unless it returns that.
 async fn answers(
     connection: &mut SqliteConnection,
     query: Query<'_>,
-    places: &[usize],
+    places: &[(usize, Option<i64>)],
     outcomes: &mut [Option<WriteOutcome>],
 ) -> Result<(usize, Transaction), sqlx::Error> {
     let mut answers = connection.fetch_many(query);
     let mut places = places.iter().zip(1..);
     let mut answered = 0;
-    let mut outcome = WriteOutcome::Conflict;
+    let mut returned = None;
     let mut transaction = Transaction::Whole;
     loop {
         let ended = match answers.try_next().await {
             // The only row of its statement: it hit.
             Ok(Some(Either::Right(row))) => {
-                let micros: Option<i64> = row.try_get(0)?;
-                outcome = WriteOutcome::Applied(micros.and_then(DateTime::from_timestamp_micros));
+                returned = Some(applied(row.try_get(0)?));
                 continue;
             }
-            Ok(Some(Either::Left(_))) => std::mem::replace(&mut outcome, WriteOutcome::Conflict),
+            Ok(Some(Either::Left(result))) => Ok(result.rows_affected()),
             Ok(None) => return Ok((answered, transaction)),
             // This value is refused, and the transaction goes on, unless a trigger did something to it.
             Err(error) if kind(&error) == Kind::Refused => {
                 if is_of_trigger(&error) {
                     transaction = Transaction::Spoiled;
                 }
-                WriteOutcome::NotApplied(before_commit(&error))
+                Err(WriteOutcome::NotApplied(before_commit(&error)))
             }
             Err(error) => return Err(error),
         };
-        let refused = matches!(ended, WriteOutcome::NotApplied(_));
-        let Some((&place, number)) = places.next() else {
+        let Some((&(place, time), number)) = places.next() else {
             return Ok((answered, transaction));
         };
+        let refused = ended.is_err();
+        let outcome = match (ended, time) {
+            (Err(refused), _) => refused,
+            (Ok(0), Some(_)) => WriteOutcome::Conflict,
+            (Ok(_), Some(micros)) => applied(Some(micros)),
+            (Ok(_), None) => returned.take().unwrap_or(WriteOutcome::Conflict),
+        };
         if let Some(slot) = outcomes.get_mut(place) {
-            *slot = Some(ended);
+            *slot = Some(outcome);
         }
         answered = number;
         if refused {
             return Ok((answered, transaction));
         }
     }
+}
+
+fn applied(micros: Option<i64>) -> WriteOutcome {
+    WriteOutcome::Applied(micros.and_then(DateTime::from_timestamp_micros))
 }
 
 fn bind<'write>(
@@ -221,10 +257,19 @@ fn bind<'write>(
             .bind(manifest)
             .bind(bytes)
             .bind(tags)
-            .bind(now)
+            .bind(statement.time(write, now))
             .bind(id)
             .bind(expected)
             .bind(expected_at),
+        Statement::UpdateOfAnyTime => query
+            .bind(new)
+            .bind(serializer_id.0)
+            .bind(manifest)
+            .bind(bytes)
+            .bind(tags)
+            .bind(now)
+            .bind(id)
+            .bind(expected),
         Statement::Create => query
             .bind(write.persistence_id.slice().get())
             .bind(write.persistence_id.entity_type())

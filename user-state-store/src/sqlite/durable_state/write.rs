@@ -130,10 +130,11 @@ mod tests {
 
     use super::*;
     use crate::connect::StoreSettings;
+    use crate::payload::{Manifest, Payload, SerializerId};
     use crate::persistence_id::PersistenceId;
     use crate::revision::Revision;
     use crate::sqlite::Store;
-    use crate::store::Write;
+    use crate::store::{DurableStateStore as _, Write};
 
     #[tokio::test]
     async fn db_timestamps_increase_while_the_clock_stands_still_or_goes_back()
@@ -159,6 +160,45 @@ mod tests {
             told,
             [1_000_000, 1_000_001, 1_000_002, 1_000_003, 2_000_000]
         );
+        Ok(())
+    }
+    #[tokio::test]
+    async fn the_time_that_is_told_is_the_stored_one_and_later_than_the_one_before_known_or_not()
+    -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("store.db");
+        let store = Store::open(&path, &StoreSettings::default()).await?;
+        let id = PersistenceId::unique("user")?;
+        let mut expected = Revision::NONE;
+        let mut expected_at = None;
+        let mut told = Vec::new();
+        for (now, knows) in [
+            (5, false),
+            (5, true),
+            (3, true),
+            (3, false),
+            (3, true),
+            (9, true),
+        ] {
+            let payload = Payload {
+                serializer_id: SerializerId::JACKSON_JSON,
+                manifest: Manifest::new("State"),
+                bytes: b"{}".to_vec(),
+            };
+            let write = Write::update(id.clone(), expected, payload)
+                .expected_at(expected_at.filter(|_| knows));
+            expected = write.new_revision();
+            let batch = WriteBatch::new(vec![write])?;
+            let outcomes = super::write(&store.writer, &batch, 2, || now).await;
+            let [WriteOutcome::Applied(Some(time))] = outcomes.as_slice() else {
+                return Err(format!("not applied: {outcomes:?}").into());
+            };
+            let stored = store.load(std::slice::from_ref(&id)).await?.remove(0)?;
+            assert_eq!(stored.ok_or("no row")?.db_timestamp, *time);
+            expected_at = Some(*time);
+            told.push(time.timestamp_micros());
+        }
+        assert_eq!(told, [5, 6, 7, 8, 9, 10]);
         Ok(())
     }
 }
