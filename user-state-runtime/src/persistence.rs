@@ -139,11 +139,14 @@ pub(crate) trait Storage<A: LiveAggregate>: Persistence<A> {
     fn resolve(
         &self,
         lost: Vec<(Key, Self::Lost)>,
-    ) -> impl Future<Output = Vec<(Key, Resolution<Self::Known, Self::Lost>)>> + Send;
+    ) -> impl Future<Output = Resolutions<Self::Known, Self::Lost>> + Send;
 }
 
 /// Outcomes with the keys of their entities.
 pub(crate) type Outcomes<K, L> = Vec<(Key, Outcome<K, L>)>;
+
+/// What an attempt to resolve writes found out, with the keys of their entities.
+pub(crate) type Resolutions<K, L> = Vec<(Key, Resolution<K, L>)>;
 
 /// Takes outcomes that are known before the rest of their batch.
 pub(crate) type Early<'a, K, L> = dyn Fn(Outcomes<K, L>) + Send + Sync + 'a;

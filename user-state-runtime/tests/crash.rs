@@ -166,7 +166,7 @@ async fn what_was_acknowledged_survives_the_kill_of_the_server_and_the_runtime_g
                     }
                     Err(ExecuteError::Failed(RequestError::Unknown)) => told.unknown += 1,
                     Err(ExecuteError::Failed(RequestError::Unavailable(_))) => {
-                        tokio::task::yield_now().await
+                        tokio::task::yield_now().await;
                     }
                     Err(error) => return Err(AnyError::from(format!("{error:?}"))),
                 }

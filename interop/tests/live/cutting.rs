@@ -226,10 +226,7 @@ async fn we_do(user: &EntityRef<UserState>, product: String) -> Result<Outcomes,
                 outcomes.acknowledge(number(revision), product);
                 return Ok(outcomes);
             }
-            Err(
-                ExecuteError::Failed(RequestError::Conflict)
-                | ExecuteError::Failed(RequestError::Unavailable(_)),
-            ) => {}
+            Err(ExecuteError::Failed(RequestError::Conflict | RequestError::Unavailable(_))) => {}
             Err(ExecuteError::Failed(RequestError::Unknown)) => {
                 outcomes.unknown.insert(product);
                 return Ok(outcomes);

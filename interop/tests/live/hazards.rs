@@ -242,7 +242,7 @@ async fn assert_doubled(
     let newly = live.runtime().await?.entity(user.persistence_id().clone());
     match newly.execute(login(9)).await {
         Err(ExecuteError::Failed(RequestError::Unreadable(error))) => {
-            assert!(doubled(&error), "{error}")
+            assert!(doubled(&error), "{error}");
         }
         other => panic!("{other:?}"),
     }

@@ -13,7 +13,7 @@ use user_state_store::{
 
 use super::{
     ChangeKind, Cut, Deletion, Early, Intake, Key, Known, Outcome, Outcomes, Persistence, Recovery,
-    Resolution, Storage, Weight,
+    Resolution, Resolutions, Storage, Weight,
 };
 use crate::error::RequestError;
 use crate::live_aggregate::LiveAggregate;
@@ -167,7 +167,7 @@ impl<A: LiveAggregate> Storage<A> for DurableState<A> {
     async fn resolve(
         &self,
         lost: Vec<(Key, UnresolvedWrite)>,
-    ) -> Vec<(Key, Resolution<Row, UnresolvedWrite>)> {
+    ) -> Resolutions<Row, UnresolvedWrite> {
         let (keys, mut writes): (Vec<_>, Vec<_>) = lost.into_iter().unzip();
         let attempt = user_state_store::resolve(self.store.as_ref(), &mut writes, self.writers);
         let resolutions = AssertUnwindSafe(attempt)

@@ -22,13 +22,14 @@ const SPLIT_ROWS_MIN: usize = 32;
 /// what was touched for an answer is still in the processor's cache when its caller comes back.
 const ANSWERS_AT_ONCE: usize = 512;
 
+/// The outcome of an entity's write.
+type OutcomeOf<E> = Outcome<KnownOf<E>, LostOf<E>>;
+
 /// Outcomes that their entities do not know yet, in the order they came.
-pub(super) struct Landed<E: Effects>(
-    VecDeque<std::vec::IntoIter<(Key, Outcome<KnownOf<E>, LostOf<E>>)>>,
-);
+pub(super) struct Landed<E: Effects>(VecDeque<std::vec::IntoIter<(Key, OutcomeOf<E>)>>);
 
 impl<E: Effects> Landed<E> {
-    fn push(&mut self, outcomes: Vec<(Key, Outcome<KnownOf<E>, LostOf<E>>)>) {
+    fn push(&mut self, outcomes: Vec<(Key, OutcomeOf<E>)>) {
         if !outcomes.is_empty() {
             self.0.push_back(outcomes.into_iter());
         }
@@ -38,7 +39,7 @@ impl<E: Effects> Landed<E> {
         self.0.is_empty()
     }
 
-    fn pop(&mut self) -> Option<(Key, Outcome<KnownOf<E>, LostOf<E>>)> {
+    fn pop(&mut self) -> Option<(Key, OutcomeOf<E>)> {
         let report = self.0.front_mut()?;
         let next = report.next();
         if report.len() == 0 {
@@ -193,7 +194,7 @@ impl<E: Effects> Core<E> {
     fn on_outcome(
         &mut self,
         key: Key,
-        outcome: Outcome<KnownOf<E>, LostOf<E>>,
+        outcome: OutcomeOf<E>,
         now: RealTime,
         unknown: &mut Vec<(Key, LostOf<E>)>,
         out: &mut E,

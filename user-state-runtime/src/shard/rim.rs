@@ -58,7 +58,7 @@ impl<A: LiveAggregate, P: Storage<A>> Rim<A, P> {
             work: JoinSet::new(),
             early: Arc::default(),
             handlers: FuturesUnordered::new(),
-            started: now(),
+            started: Instant::now(),
         }
     }
 
@@ -209,12 +209,4 @@ impl<A: LiveAggregate, P: Storage<A>> Effects for Rim<A, P> {
     fn publish(&mut self, happened: impl FnOnce() -> LifecycleEvent) {
         self.context.lifecycle.publish(happened);
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the rim reads real time so that the core does not"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
