@@ -13,6 +13,7 @@
 
 use std::panic::AssertUnwindSafe;
 
+mod books;
 mod callers;
 mod database;
 mod ledger;

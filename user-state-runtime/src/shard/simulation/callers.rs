@@ -42,6 +42,16 @@ pub(super) enum Changes {
     No,
 }
 
+impl Open {
+    /// The command, if it is one.
+    pub(super) fn command(&self) -> Option<Number> {
+        match self.asks {
+            Asks::Command(number, _) => Some(number),
+            _ => None,
+        }
+    }
+}
+
 /// All callers of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
@@ -51,6 +61,8 @@ pub(super) struct Callers {
     refused: Vec<Number>,
     /// The latest version of each entity that an answer has shown.
     shown: BTreeMap<EntityId, Position>,
+    /// The latest request of each entity that was answered.
+    answered: BTreeMap<EntityId, Ticket>,
     /// Since when the outcome of an entity's write is unknown.
     pub(super) lost_since: BTreeMap<EntityId, RealTime>,
 }
@@ -84,6 +96,12 @@ impl Callers {
             })
     }
 
+    /// Whether somebody asked this entity to leave.
+    pub(super) fn wants_to_leave(&self, id: &str) -> bool {
+        let mut open = self.open.values();
+        open.any(|open| open.id == id && open.asks == Asks::Passivate)
+    }
+
     fn close(&mut self, ticket: Ticket) -> Result<Open, String> {
         let open = self.open.remove(&ticket);
         open.ok_or_else(|| format!("request {ticket} is answered twice"))
@@ -107,6 +125,10 @@ impl Callers {
         }
         if matches!((answer, open.asks), (Answer::Passivated, Asks::Passivate)) {
             return Ok(());
+        }
+        let last = self.answered.insert(id.clone(), ticket);
+        if last.is_some_and(|last| last > ticket) {
+            return Err(format!("request {ticket} is answered behind {last:?}"));
         }
         let log = db.log(id);
         let at = length(revision);

@@ -9,12 +9,14 @@ use user_state_store::PersistenceId;
 
 use super::super::core::Core;
 use super::super::{Input, Mail, Report, Step};
-use super::callers::{Asks, Callers, Changes};
+use super::books::{Books, UserCode};
+use super::callers::{Asks, Callers, Changes, Open};
 use super::database::{Conflict, Database, EntityId, States, Write, refused};
 use super::ledger::{Command, Does, Form};
 use super::schedule::{Event, Schedule, Setup, What};
 use super::world::{Batch, SimulatedHands, Work, World};
 use crate::clock::Moment;
+use crate::effects::Counter;
 use crate::error::RequestError;
 use crate::persistence::{Key, Outcome, Resolution};
 use crate::real_time::RealTime;
@@ -54,6 +56,7 @@ impl Player {
             hands: SimulatedHands {
                 retries: setup.retries,
                 panics: Cell::new(false),
+                code: UserCode::default(),
             },
             states: States {
                 deletes: setup.deletes,
@@ -64,6 +67,7 @@ impl Player {
             handlers: Vec::new(),
             late: Vec::new(),
             busy: BTreeSet::new(),
+            books: Books::default(),
             live: 0,
             now: RealTime::default(),
             clock: Moment::ORIGIN,
@@ -106,12 +110,14 @@ impl Player {
             What::ForeignWrite => {
                 let id = self.any_entity(&mut dice);
                 self.world.database.change_by_another(&id);
+                self.world.books.contended.insert(id);
             }
             What::Clock => self.let_time_pass(Duration::from_secs(dice.u64(1..1_200))),
             What::Barrier => self.barrier(Duration::from_secs(dice.u64(0..2_400))),
             What::RealTime => self.let_real_time_pass(Duration::from_millis(dice.u64(0..7_000))),
             What::Panic => self.world.hands.panics.set(true),
             What::ShutDown => {
+                self.world.books.shuts_down = true;
                 let until = self.world.now + Duration::from_secs(30);
                 self.feed(Input::ShutDown { until });
             }
@@ -161,6 +167,32 @@ impl Player {
         world.demand(bounded, "work is bounded by what arrives");
         self.check_barriers();
         self.check_lost();
+        self.check_rest();
+    }
+
+    /// Nobody waits if nothing is outstanding, requests that wait for room keep their limit, and when
+    /// the core waits its books are right.
+    fn check_rest(&mut self) {
+        let (core, world) = (&mut self.core, &mut self.world);
+        let limit = self.setup.limits.admission_requests_max;
+        let waits_for_room = |open: &&Open| {
+            let id = PersistenceId::unique(&open.id).expect("a valid id");
+            core.entities.key_of(&id).is_none()
+        };
+        let waiting = world.callers.open.values().filter(waits_for_room).count();
+        world.demand(
+            waiting <= limit,
+            "the limit on requests that wait for room is kept",
+        );
+        if self.step != Step::Wait {
+            return;
+        }
+        let kept = world.books.check(&world.hands.code);
+        world.check(kept);
+        if world.work.is_empty() && world.handlers.is_empty() && !core.has_more_due() {
+            let nobody_waits = world.callers.open.is_empty() && world.barriers.is_empty();
+            world.demand(nobody_waits, "nobody waits if nothing is outstanding");
+        }
     }
 
     /// Behind a barrier, what was due has left.
@@ -314,6 +346,9 @@ impl Player {
                     fault if fault % 2 == 0 => Err(RequestError::Unavailable(refused())),
                     _ => Err(RequestError::Unreadable(refused())),
                 };
+                if recovery.is_err() {
+                    self.world.books.failures += 1;
+                }
                 (key, recovery)
             })
             .collect();
@@ -359,6 +394,7 @@ impl Player {
         let fault = dice.u8(0..100);
         if fault < faults && fault % 3 == 0 {
             world.busy.remove(&write.id);
+            world.books.failures += 1;
             return Outcome::NotApplied(RequestError::Refused(refused()));
         }
         if fault < faults {
@@ -370,14 +406,24 @@ impl Player {
                 2 => world.late.push(write.clone()),
                 _ => {}
             }
+            world.books.failures += 1;
+            world.books.happened(Counter::Unknown);
+            world.books.contended.insert(write.id.clone());
+            world.books.lost.insert(write.id.clone());
             let now = world.now;
             world.callers.lost_since.insert(write.id.clone(), now);
             return Outcome::Unknown(write);
         }
         world.busy.remove(&write.id);
         match world.database.apply(&write) {
-            Ok(Ok(stamp)) => Outcome::Applied(stamp),
-            Ok(Err(Conflict)) => Outcome::Conflict,
+            Ok(Ok(stamp)) => {
+                world.books.happened(Counter::Persisted);
+                Outcome::Applied(stamp)
+            }
+            Ok(Err(Conflict)) => {
+                world.books.happened(Counter::Conflicts);
+                Outcome::Conflict
+            }
             Err(broken) => {
                 world.check(Err(broken));
                 Outcome::Conflict
@@ -409,7 +455,12 @@ impl Player {
         world.late.retain(|late| late.id != write.id);
         world.busy.remove(&write.id);
         world.callers.lost_since.remove(&write.id);
-        world.database.resolve(&write)
+        let resolution = world.database.resolve(&write);
+        match &resolution {
+            Resolution::Applied(_) => world.books.happened(Counter::Persisted),
+            Resolution::NotApplied | Resolution::Unknown | Resolution::Open(_) => {}
+        }
+        resolution
     }
 
     /// Everything finishes without a fault, and everybody is answered; then everything passivates.

@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use user_state_store::{PersistenceId, Revision};
 
 use super::super::limits::Limits;
-use super::callers::{Callers, Ticket};
+use super::books::{Books, UserCode};
+use super::callers::{Callers, Open, Ticket};
 use super::database::{Database, EntityId, States, Write, length};
-use super::ledger::{Command, Ledger};
+use super::ledger::{Command, Does, Ledger};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
 use crate::effects::{Attempt, Counter, Effects, Handled, Hands, Started};
 use crate::error::RequestError;
-use crate::lifecycle::LifecycleEvent;
+use crate::lifecycle::{LifecycleEvent, PassivationReason};
 use crate::persistence::{Key, Persistence};
 use crate::real_time::RealTime;
 use crate::request::Answer;
@@ -57,12 +58,28 @@ pub(super) struct SimulatedHands {
     pub(super) retries: bool,
     /// The next copy of a state or a command, or the next initial state, panics.
     pub(super) panics: Cell<bool>,
+    pub(super) code: UserCode,
+}
+
+impl SimulatedHands {
+    fn panics(&self) -> bool {
+        let panics = self.panics.take();
+        if panics {
+            self.code.panicked.set(true);
+        }
+        panics
+    }
 }
 
 impl Hands<Ledger> for SimulatedHands {
     type Running = Running;
 
     fn start(&self, state: &Ledger, command: Command) -> Started<Ledger, Running> {
+        self.code.handled.borrow_mut().insert(command.number);
+        self.code.starts.set(self.code.starts.get() + 1);
+        if command.does == Does::Panic {
+            self.code.panicked.set(true);
+        }
         let state = state.clone();
         if command.waits {
             Started::Waits(Running { state, command })
@@ -76,19 +93,23 @@ impl Hands<Ledger> for SimulatedHands {
     }
 
     fn copy_command(&self, command: &Command) -> Option<Command> {
-        (self.retries && !self.panics.take()).then(|| command.clone())
+        (self.retries && !self.panics()).then(|| command.clone())
     }
 
     fn guard<T>(&self, code: impl FnOnce() -> T) -> Option<T> {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).ok()
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).ok();
+        if done.is_none() {
+            self.code.panicked.set(true);
+        }
+        done
     }
 
     fn copy_state(&self, state: &Ledger) -> Option<Ledger> {
-        (!self.panics.take()).then(|| state.clone())
+        (!self.panics()).then(|| state.clone())
     }
 
     fn initial_state(&self) -> Option<Ledger> {
-        (!self.panics.take()).then(Ledger::default)
+        (!self.panics()).then(Ledger::default)
     }
 }
 
@@ -106,6 +127,7 @@ pub(super) struct World {
     pub(super) late: Vec<Write>,
     /// Entities with a write without a known outcome.
     pub(super) busy: BTreeSet<EntityId>,
+    pub(super) books: Books,
     pub(super) live: usize,
     pub(super) now: RealTime,
     pub(super) clock: Moment,
@@ -140,6 +162,42 @@ impl World {
         }
     }
 
+    /// A command that was never handled comes back if its caller may send it again unchanged.
+    fn check_command(
+        &self,
+        ticket: Ticket,
+        command: Option<&Command>,
+        error: &RequestError,
+    ) -> Result<(), String> {
+        let asked = self.callers.open.get(&ticket).and_then(Open::command);
+        let sends_again = matches!(error, RequestError::Overloaded | RequestError::Closed);
+        match asked {
+            Some(number) if sends_again && !self.hands.code.handled.borrow().contains(&number) => {
+                let back = command.is_some_and(|command| command.number == number);
+                back.then_some(())
+                    .ok_or_else(|| format!("command {number} does not come back"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_durable(&mut self, id: &PersistenceId, revision: Revision) {
+        let log = self.database.log(&id.as_str().to_owned());
+        let durable = log.iter().any(|version| version.len() == length(revision));
+        self.demand(durable, "an event shows a revision that is durable");
+    }
+
+    fn check_passivation(&mut self, id: &str, reason: PassivationReason) {
+        let idle = !self.busy.contains(id);
+        self.demand(idle, "an entity with a write in flight stays");
+        let is_true = match reason {
+            PassivationReason::Idle => self.clock >= Moment::ORIGIN + self.limits.idle_timeout,
+            PassivationReason::Limit => self.live + 1 == self.limits.live_entities_max,
+            PassivationReason::Requested => self.callers.wants_to_leave(id),
+        };
+        self.demand(is_true, "an entity leaves for the reason that is published");
+    }
+
     fn count_work(&self, is: impl Fn(&Work) -> bool) -> usize {
         self.work.iter().filter(|work| is(work)).count()
     }
@@ -168,6 +226,12 @@ impl Effects for World {
         answer: Answer<Ledger, Ledger>,
     ) {
         self.effects += 1;
+        match &answer {
+            Answer::Done => self.books.happened(Counter::Acknowledged),
+            Answer::Rejected(_) => self.books.happened(Counter::Rejected),
+            Answer::State(_) => self.books.happened(Counter::Reads),
+            Answer::Deleted | Answer::Passivated => {}
+        }
         let id = id.as_str().to_owned();
         self.trace(|| format!("  answer {ticket} of {id} at {revision}"));
         let kept = self
@@ -184,12 +248,21 @@ impl Effects for World {
     fn fail(
         &mut self,
         ticket: Ticket,
-        _id: &PersistenceId,
-        _command: Option<Command>,
+        id: &PersistenceId,
+        command: Option<Command>,
         error: RequestError,
     ) {
         self.effects += 1;
         self.trace(|| format!("  fail {ticket}: {error}"));
+        self.books.happened(match error {
+            RequestError::Overloaded => Counter::Overloaded,
+            _ => Counter::Failed,
+        });
+        let id = id.as_str().to_owned();
+        let kept = self.books.check_error(&id, &error, &self.hands.code);
+        self.check(kept);
+        let kept = self.check_command(ticket, command.as_ref(), &error);
+        self.check(kept);
         let kept = self.callers.on_error(ticket, &error);
         self.check(kept);
     }
@@ -215,6 +288,7 @@ impl Effects for World {
     }
 
     fn write(&mut self, batch: Vec<(Key, Write)>, rows: usize) {
+        self.books.happened(Counter::Batches);
         self.effects += batch.len();
         self.trace(|| format!("  write {batch:?}"));
         let rows_kept = rows == batch.len() && rows <= self.limits.batch_rows_max;
@@ -247,7 +321,8 @@ impl Effects for World {
         self.handlers.push((key, running));
     }
 
-    fn count(&mut self, counter: Counter, _by: u64) {
+    fn count(&mut self, counter: Counter, by: u64) {
+        self.books.count(counter, by);
         match counter {
             Counter::Entered => self.live += 1,
             Counter::Left => self.live -= 1,
@@ -258,22 +333,30 @@ impl Effects for World {
     }
 
     fn publish(&mut self, happened: impl FnOnce() -> LifecycleEvent) {
-        let LifecycleEvent::Passivated {
-            persistence_id,
-            revision,
-            ..
-        } = happened()
-        else {
-            return;
-        };
-        let id = persistence_id.as_str().to_owned();
-        let idle = !self.busy.contains(&id);
-        self.demand(idle, "an entity with a write in flight stays");
-        let durable = self
-            .database
-            .log(&id)
-            .iter()
-            .any(|version| version.len() == length(revision));
-        self.demand(durable, "an entity leaves with a durable state");
+        match happened() {
+            LifecycleEvent::Recovered {
+                persistence_id,
+                revision,
+            } => {
+                self.books.happened(Counter::Recovered);
+                self.check_durable(&persistence_id, revision);
+            }
+            LifecycleEvent::Persisted {
+                persistence_id,
+                revision,
+            } => {
+                self.check_durable(&persistence_id, revision);
+            }
+            LifecycleEvent::Passivated {
+                persistence_id,
+                revision,
+                reason,
+            } => {
+                self.books.happened(Counter::Passivated);
+                self.check_durable(&persistence_id, revision);
+                self.check_passivation(persistence_id.as_str(), reason);
+            }
+            LifecycleEvent::Failed { .. } => self.books.reported += 1,
+        }
     }
 }
