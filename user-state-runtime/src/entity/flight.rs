@@ -271,3 +271,6 @@ impl<E: Effects> Entity<E> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,12 +14,13 @@
 use std::panic::AssertUnwindSafe;
 
 mod books;
-mod callers;
-mod database;
-mod ledger;
-mod player;
-mod schedule;
-mod world;
+pub(super) mod callers;
+mod checks;
+mod mail;
+pub(super) mod player;
+pub(super) mod schedule;
+mod work;
+pub(super) mod world;
 
 use schedule::{Scale, Schedule};
 

@@ -1,26 +1,25 @@
 //! What a core counts and publishes, against what it was given.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 
-use super::database::EntityId;
-use super::ledger::Number;
 use crate::effects::Counter;
 use crate::error::RequestError;
+use crate::testing::database::EntityId;
+use crate::testing::hands::UserCode;
 
 /// What happened to a core, as counted by the world around it, and what the core says about it.
 #[derive(Debug, Default)]
-pub(super) struct Books {
+pub(in crate::shard) struct Books {
     counted: HashMap<Counter, u64>,
     happened: HashMap<Counter, u64>,
     /// Failures of entities that were published, and those that happened.
-    pub(super) reported: u64,
-    pub(super) failures: u64,
+    pub(in crate::shard) reported: u64,
+    pub(in crate::shard) failures: u64,
     /// Entities that another writer changed, or that lost the answer of a write.
-    pub(super) contended: BTreeSet<EntityId>,
+    pub(in crate::shard) contended: BTreeSet<EntityId>,
     /// Those of them that lost an answer.
-    pub(super) lost: BTreeSet<EntityId>,
-    pub(super) shuts_down: bool,
+    pub(in crate::shard) lost: BTreeSet<EntityId>,
+    pub(in crate::shard) shuts_down: bool,
 }
 
 /// Counters that move once for each thing that happens.
@@ -37,20 +36,20 @@ const EXACT: [Counter; 9] = [
 ];
 
 impl Books {
-    pub(super) fn count(&mut self, counter: Counter, by: u64) {
+    pub(in crate::shard) fn count(&mut self, counter: Counter, by: u64) {
         *self.counted.entry(counter).or_default() += by;
     }
 
-    pub(super) fn happened(&mut self, what: Counter) {
+    pub(in crate::shard) fn happened(&mut self, what: Counter) {
         *self.happened.entry(what).or_default() += 1;
     }
 
-    pub(super) fn counted(&self, counter: Counter) -> u64 {
+    pub(in crate::shard) fn counted(&self, counter: Counter) -> u64 {
         self.counted.get(&counter).copied().unwrap_or_default()
     }
 
     /// What is counted happened, and nothing happened without being counted.
-    pub(super) fn check(&self, code: &UserCode) -> Result<(), String> {
+    pub(in crate::shard) fn check(&self, code: &UserCode) -> Result<(), String> {
         let of = |counter| self.happened.get(&counter).copied().unwrap_or_default();
         for counter in EXACT {
             let (counted, happened) = (self.counted(counter), of(counter));
@@ -62,6 +61,9 @@ impl Books {
         }
         if self.counted(Counter::Commands) != code.starts.get() {
             return Err("each command that is handled is counted".to_owned());
+        }
+        if code.handled.borrow().values().any(|times| *times > 2) {
+            return Err("a command is handled again once".to_owned());
         }
         // The requests of the shard itself may fail, too.
         for counter in [Counter::Failed, Counter::Overloaded] {
@@ -82,7 +84,7 @@ impl Books {
     }
 
     /// An error is true of what happened to the entity.
-    pub(super) fn check_error(
+    pub(in crate::shard) fn check_error(
         &self,
         id: &EntityId,
         error: &RequestError,
@@ -102,14 +104,4 @@ impl Books {
             Err(format!("{id} gives the error {error:?}, which is not true"))
         }
     }
-}
-
-/// What the code of the user did.
-#[derive(Debug, Default)]
-pub(super) struct UserCode {
-    pub(super) panicked: Cell<bool>,
-    /// How many handlers were started.
-    pub(super) starts: Cell<u64>,
-    /// The commands whose handler was ever started.
-    pub(super) handled: RefCell<BTreeSet<Number>>,
 }

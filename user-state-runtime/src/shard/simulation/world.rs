@@ -1,162 +1,84 @@
 //! The world around a simulated core: its store, its callers and its clocks.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use user_state_store::{PersistenceId, Revision};
 
 use super::super::limits::Limits;
-use super::books::{Books, UserCode};
+use super::books::Books;
 use super::callers::{Callers, Open, Ticket};
-use super::database::{Database, EntityId, States, Write, length};
-use super::ledger::{Command, Does, Ledger};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
-use crate::effects::{Attempt, Counter, Effects, Handled, Hands, Started};
+use crate::effects::{Attempt, Counter, Effects};
 use crate::error::RequestError;
 use crate::lifecycle::{LifecycleEvent, PassivationReason};
 use crate::persistence::{Key, Persistence};
 use crate::real_time::RealTime;
 use crate::request::Answer;
+use crate::testing::database::{Database, EntityId, States, Write, length};
+use crate::testing::hands::{Running, SimulatedHands};
+use crate::testing::ledger::{Command, Ledger};
 
 /// Database work that has not finished.
 #[derive(Debug)]
-pub(super) enum Work {
+pub(in crate::shard) enum Work {
     Recover(Vec<(Key, EntityId)>),
     Write(Batch),
     Resolve(Vec<(Key, Write)>),
 }
 
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(in crate::shard) struct Batch {
     /// The writes without an outcome.
-    pub(super) open: Vec<(Key, Write)>,
+    pub(in crate::shard) open: Vec<(Key, Write)>,
     /// The rows that are freed when its turn ends; 0 if it has ended.
-    pub(super) rows: usize,
-}
-
-/// A handler that waits for something.
-#[derive(Debug)]
-pub(super) struct Running {
-    state: Ledger,
-    command: Command,
-}
-
-impl Running {
-    pub(super) fn finish(self) -> Handled<Ledger> {
-        self.state.decide(&self.command)
-    }
-
-    pub(super) fn number(&self) -> u32 {
-        self.command.number
-    }
-}
-
-/// The code of the user in a simulation.
-#[derive(Debug)]
-pub(super) struct SimulatedHands {
-    pub(super) retries: bool,
-    /// The next copy of a state or a command, or the next initial state, panics.
-    pub(super) panics: Cell<bool>,
-    pub(super) code: UserCode,
-}
-
-impl SimulatedHands {
-    fn panics(&self) -> bool {
-        let panics = self.panics.take();
-        if panics {
-            self.code.panicked.set(true);
-        }
-        panics
-    }
-}
-
-impl Hands<Ledger> for SimulatedHands {
-    type Running = Running;
-
-    fn start(&self, state: &Ledger, command: Command) -> Started<Ledger, Running> {
-        self.code.handled.borrow_mut().insert(command.number);
-        self.code.starts.set(self.code.starts.get() + 1);
-        if command.does == Does::Panic {
-            self.code.panicked.set(true);
-        }
-        let state = state.clone();
-        if command.waits {
-            Started::Waits(Running { state, command })
-        } else {
-            Started::Finished(state.decide(&command))
-        }
-    }
-
-    fn retries(&self) -> bool {
-        self.retries
-    }
-
-    fn copy_command(&self, command: &Command) -> Option<Command> {
-        (self.retries && !self.panics()).then(|| command.clone())
-    }
-
-    fn guard<T>(&self, code: impl FnOnce() -> T) -> Option<T> {
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).ok();
-        if done.is_none() {
-            self.code.panicked.set(true);
-        }
-        done
-    }
-
-    fn copy_state(&self, state: &Ledger) -> Option<Ledger> {
-        (!self.panics()).then(|| state.clone())
-    }
-
-    fn initial_state(&self) -> Option<Ledger> {
-        (!self.panics()).then(Ledger::default)
-    }
+    pub(in crate::shard) rows: usize,
 }
 
 /// What a simulated core calls, and what it must not do.
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) limits: Limits,
-    pub(super) hands: SimulatedHands,
-    pub(super) states: States,
-    pub(super) database: Database,
-    pub(super) callers: Callers,
-    pub(super) work: Vec<Work>,
-    pub(super) handlers: Vec<(Key, Running)>,
+pub(in crate::shard) struct World {
+    pub(in crate::shard) limits: Limits,
+    pub(in crate::shard) hands: SimulatedHands,
+    pub(in crate::shard) states: States,
+    pub(in crate::shard) database: Database,
+    pub(in crate::shard) callers: Callers,
+    pub(in crate::shard) work: Vec<Work>,
+    pub(in crate::shard) handlers: Vec<(Key, Running)>,
     /// Writes whose answer was lost and that the database may still apply.
-    pub(super) late: Vec<Write>,
+    pub(in crate::shard) late: Vec<Write>,
     /// Entities with a write without a known outcome.
-    pub(super) busy: BTreeSet<EntityId>,
-    pub(super) books: Books,
-    pub(super) live: usize,
-    pub(super) now: RealTime,
-    pub(super) clock: Moment,
+    pub(in crate::shard) busy: BTreeSet<EntityId>,
+    pub(in crate::shard) books: Books,
+    pub(in crate::shard) live: usize,
+    pub(in crate::shard) now: RealTime,
+    pub(in crate::shard) clock: Moment,
     /// Until when barriers wait, and those that were passed in the last step.
-    pub(super) barriers: BTreeMap<Ticket, Moment>,
-    pub(super) passed: Vec<(Moment, Result<(), BarrierError>)>,
+    pub(in crate::shard) barriers: BTreeMap<Ticket, Moment>,
+    pub(in crate::shard) passed: Vec<(Moment, Result<(), BarrierError>)>,
     /// How much the core did: effects and answers.
-    pub(super) effects: usize,
+    pub(in crate::shard) effects: usize,
     /// Whether to show what happens.
-    pub(super) traces: bool,
+    pub(in crate::shard) traces: bool,
     /// The first promise that was broken.
-    pub(super) broken: Option<String>,
+    pub(in crate::shard) broken: Option<String>,
 }
 
 impl World {
-    pub(super) fn check(&mut self, kept: Result<(), String>) {
+    pub(in crate::shard) fn check(&mut self, kept: Result<(), String>) {
         if let Err(broken) = kept {
             self.broken.get_or_insert(broken);
         }
     }
 
-    pub(super) fn demand(&mut self, kept: bool, promise: &str) {
+    pub(in crate::shard) fn demand(&mut self, kept: bool, promise: &str) {
         if !kept {
             self.check(Err(promise.to_owned()));
         }
     }
 
     /// Shows what happens, when a schedule that failed is looked into.
-    pub(super) fn trace(&self, happened: impl FnOnce() -> String) {
+    pub(in crate::shard) fn trace(&self, happened: impl FnOnce() -> String) {
         if self.traces {
             println!("{}", happened());
         }
@@ -172,7 +94,9 @@ impl World {
         let asked = self.callers.open.get(&ticket).and_then(Open::command);
         let sends_again = matches!(error, RequestError::Overloaded | RequestError::Closed);
         match asked {
-            Some(number) if sends_again && !self.hands.code.handled.borrow().contains(&number) => {
+            Some(number)
+                if sends_again && !self.hands.code.handled.borrow().contains_key(&number) =>
+            {
                 let back = command.is_some_and(|command| command.number == number);
                 back.then_some(())
                     .ok_or_else(|| format!("command {number} does not come back"))
