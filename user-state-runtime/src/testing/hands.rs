@@ -54,12 +54,13 @@ impl Hands<Ledger> for SimulatedHands {
     type Running = Running;
 
     fn start(&self, state: &Ledger, command: Command) -> Started<Ledger, Running> {
-        *self
-            .code
-            .handled
-            .borrow_mut()
-            .entry(command.number)
-            .or_default() += 1;
+        let mut handled = self.code.handled.borrow_mut();
+        let times = handled.entry(command.number).or_default();
+        *times += 1;
+        if *times > 2 {
+            self.code.handled_thrice.set(true);
+        }
+        drop(handled);
         self.code.starts.set(self.code.starts.get() + 1);
         if command.does == Does::Panic {
             self.code.panicked.set(true);
@@ -101,6 +102,7 @@ impl Hands<Ledger> for SimulatedHands {
 #[derive(Debug, Default)]
 pub(crate) struct UserCode {
     pub(crate) panicked: Cell<bool>,
+    pub(crate) handled_thrice: Cell<bool>,
     /// How many handlers were started.
     pub(crate) starts: Cell<u64>,
     /// The commands whose handler was ever started, and how often.

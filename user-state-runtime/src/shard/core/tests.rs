@@ -162,7 +162,7 @@ fn when_time_is_over_everybody_is_answered() {
     player.world.books.shuts_down = true;
     let until = player.world.now;
     player.feed(Input::ShutDown { until });
-    assert_eq!(player.step, Step::Wait);
+    assert_eq!(player.core.real_deadline(), Some(until));
     player.feed(Input::RealTimeReached);
     assert_eq!(player.step, Step::Finished);
     assert!(player.world.callers.open.is_empty());

@@ -130,6 +130,13 @@ impl Callers {
             ));
         }
         if matches!((answer, open.asks), (Answer::Passivated, Asks::Passivate)) {
+            let overtaken = self
+                .open
+                .range(..ticket)
+                .find(|(_, other)| other.id == *id && other.asks != Asks::Passivate);
+            if let Some(overtaken) = overtaken {
+                return Err(format!("{ticket} makes {id} leave before {overtaken:?}"));
+            }
             return Ok(());
         }
         let last = self.answered.insert(id.clone(), ticket);

@@ -42,18 +42,29 @@ impl Player {
     /// the core waits its books are right.
     pub(in crate::shard) fn check_rest(&mut self) {
         let (core, world) = (&mut self.core, &mut self.world);
-        let limit = self.setup.limits.admission_requests_max;
+        let limits = self.setup.limits;
+        let limit = limits.admission_requests_max;
         let waits_for_room = |open: &&Open| {
             let id = PersistenceId::unique(&open.id).expect("a valid id");
             core.entities.key_of(&id).is_none()
         };
-        let waiting = world.callers.open.values().filter(waits_for_room).count();
-        world.demand(
-            waiting <= limit,
-            "the limit on requests that wait for room is kept",
-        );
-        if self.step != Step::Wait {
-            return;
+        if limits.live_entities_max < self.setup.entities {
+            let waiting = world.callers.open.values().filter(waits_for_room).count();
+            world.demand(
+                waiting <= limit,
+                "the limit on requests that wait for room is kept",
+            );
+        }
+        match self.step {
+            Step::Wait => {}
+            Step::LetReturn => {
+                let has_room = core.mail_room() > 0;
+                return world.demand(has_room, "those that return have room");
+            }
+            Step::Finished => {
+                let nobody_waits = world.callers.open.is_empty() && world.barriers.is_empty();
+                return world.demand(nobody_waits, "nobody waits for a shard that has ended");
+            }
         }
         let kept = world.books.check(&world.hands.code);
         world.check(kept);

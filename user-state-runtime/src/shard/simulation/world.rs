@@ -105,6 +105,28 @@ impl World {
         }
     }
 
+    /// A bound is reached if a request is refused, and callers of an unresolved write are given their
+    /// time.
+    fn check_time(&self, id: &EntityId, error: &RequestError) -> Result<(), String> {
+        let (open, limits) = (&self.callers.open, &self.limits);
+        // The shard itself has at most two requests at an entity, each beside a request of a caller.
+        let of_entity = open.values().filter(|open| open.id == *id).count() + 2;
+        let full = of_entity > limits.entity_requests_max
+            || 2 * open.len() > limits.admission_requests_max;
+        let lost_since = self.callers.lost_since.get(id);
+        let time_is_over = self.books.shuts_down
+            || lost_since.is_none_or(|since| *since + limits.resolve_timeout <= self.now);
+        let is_due = match error {
+            RequestError::Overloaded => full,
+            RequestError::Unknown => time_is_over,
+            error if error.is_behind_unresolved() => time_is_over,
+            _ => true,
+        };
+        is_due
+            .then_some(())
+            .ok_or_else(|| format!("{id} gives the error {error:?} too early"))
+    }
+
     fn check_durable(&mut self, id: &PersistenceId, revision: Revision) {
         let log = self.database.log(&id.as_str().to_owned());
         let durable = log.iter().any(|version| version.len() == length(revision));
@@ -184,6 +206,8 @@ impl Effects for World {
         });
         let id = id.as_str().to_owned();
         let kept = self.books.check_error(&id, &error, &self.hands.code);
+        self.check(kept);
+        let kept = self.check_time(&id, &error);
         self.check(kept);
         let kept = self.check_command(ticket, command.as_ref(), &error);
         self.check(kept);
