@@ -26,6 +26,8 @@ mod flight;
 mod open_request;
 mod recovery;
 mod requests;
+#[cfg(test)]
+mod scene;
 mod spare;
 
 use flight::Flight;
@@ -307,3 +309,6 @@ impl<E: Effects> Surroundings<'_, E> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

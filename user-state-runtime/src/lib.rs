@@ -70,6 +70,8 @@ mod runtime;
 mod settings;
 mod shard;
 mod stats;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod time_source;

@@ -170,6 +170,12 @@ impl<E: Effects> Entity<E> {
         self.bring_back(Invalid::Conflict, around)
     }
 
+    /// The write in flight lost its answer, was not applied, and will not be. Its requests are handled as
+    /// after a conflict, on what is stored now, but no other writer was met.
+    pub(crate) fn on_resolved_as_absent(&mut self, around: &mut Surroundings<'_, E>) -> Next<E> {
+        self.bring_back(Invalid::Conflict, around)
+    }
+
     /// The write in flight was definitely not applied.
     pub(crate) fn on_not_applied(
         &mut self,
@@ -265,3 +271,6 @@ impl<E: Effects> Entity<E> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,3 +231,6 @@ impl<E: Effects> HeldAnswer<E> {
         self.handled.retry(retries)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -239,7 +239,9 @@ impl<E: Effects> Core<E> {
                 Resolution::Applied(known) => {
                     self.with_entity(key, out, |entity, around| entity.on_applied(known, around));
                 }
-                Resolution::NotApplied => self.with_entity(key, out, Entity::on_conflict),
+                Resolution::NotApplied => {
+                    self.with_entity(key, out, Entity::on_resolved_as_absent);
+                }
                 Resolution::Unknown => {
                     self.fail_barrier_of(key);
                     self.with_entity(key, out, Entity::on_lost);

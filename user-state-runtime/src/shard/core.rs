@@ -565,3 +565,6 @@ impl<E: Effects> Core<E> {
         request.fail(error, &mut Surroundings { id, out, desk });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,12 +13,14 @@
 
 use std::panic::AssertUnwindSafe;
 
-mod callers;
-mod database;
-mod ledger;
-mod player;
-mod schedule;
-mod world;
+mod books;
+pub(super) mod callers;
+mod checks;
+mod mail;
+pub(super) mod player;
+pub(super) mod schedule;
+mod work;
+pub(super) mod world;
 
 use schedule::{Scale, Schedule};
 

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use user_state_store::Revision;
 
-use super::database::{Database, EntityId, length};
-use super::ledger::{DELETION, Ledger, Number};
 use crate::error::RequestError;
 use crate::real_time::RealTime;
 use crate::request::Answer;
+use crate::testing::database::{Database, EntityId, length};
+use crate::testing::ledger::{DELETION, Ledger, Number};
 
 /// Where the answer of a request goes.
-pub(super) type Ticket = u32;
+pub(in crate::shard) type Ticket = u32;
 
 /// A moment in an entity's life: one of its durable versions, and how many revisions of it. A write may
 /// make several revisions durable at once.
@@ -19,15 +19,15 @@ type Position = (usize, usize);
 
 /// A request that was not answered.
 #[derive(Debug, Clone)]
-pub(super) struct Open {
-    pub(super) id: EntityId,
+pub(in crate::shard) struct Open {
+    pub(in crate::shard) id: EntityId,
     asks: Asks,
     /// No answer may be older than this.
     floor: Position,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asks {
+pub(in crate::shard) enum Asks {
     Command(Number, Changes),
     Read,
     Confirm,
@@ -37,31 +37,49 @@ pub(super) enum Asks {
 
 /// Whether a command changes the state, if it is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Changes {
+pub(in crate::shard) enum Changes {
     Yes,
     No,
 }
 
+impl Open {
+    /// The command, if it is one.
+    pub(in crate::shard) fn command(&self) -> Option<Number> {
+        match self.asks {
+            Asks::Command(number, _) => Some(number),
+            _ => None,
+        }
+    }
+}
+
 /// All callers of a shard.
 #[derive(Debug, Default)]
-pub(super) struct Callers {
+pub(in crate::shard) struct Callers {
     tickets: Ticket,
-    pub(super) open: BTreeMap<Ticket, Open>,
+    pub(in crate::shard) open: BTreeMap<Ticket, Open>,
     /// Commands whose callers were told that they were not applied.
     refused: Vec<Number>,
     /// The latest version of each entity that an answer has shown.
     shown: BTreeMap<EntityId, Position>,
+    /// The latest request of each entity that was answered.
+    answered: BTreeMap<EntityId, Ticket>,
     /// Since when the outcome of an entity's write is unknown.
-    pub(super) lost_since: BTreeMap<EntityId, RealTime>,
+    pub(in crate::shard) lost_since: BTreeMap<EntityId, RealTime>,
 }
 
 impl Callers {
-    pub(super) fn next_ticket(&mut self) -> Ticket {
+    pub(in crate::shard) fn next_ticket(&mut self) -> Ticket {
         self.tickets += 1;
         self.tickets
     }
 
-    pub(super) fn ask(&mut self, ticket: Ticket, id: &EntityId, asks: Asks, db: &mut Database) {
+    pub(in crate::shard) fn ask(
+        &mut self,
+        ticket: Ticket,
+        id: &EntityId,
+        asks: Asks,
+        db: &mut Database,
+    ) {
         let floor = match asks {
             Asks::Confirm => {
                 let log = db.log(id);
@@ -74,7 +92,7 @@ impl Callers {
     }
 
     /// Whether somebody waits for this entity, other than for one of these handlers.
-    pub(super) fn waits(&self, id: &EntityId, handling: &BTreeSet<Number>) -> bool {
+    pub(in crate::shard) fn waits(&self, id: &EntityId, handling: &BTreeSet<Number>) -> bool {
         self.open
             .values()
             .filter(|open| open.id == *id)
@@ -84,13 +102,19 @@ impl Callers {
             })
     }
 
+    /// Whether somebody asked this entity to leave.
+    pub(in crate::shard) fn wants_to_leave(&self, id: &str) -> bool {
+        let mut open = self.open.values();
+        open.any(|open| open.id == id && open.asks == Asks::Passivate)
+    }
+
     fn close(&mut self, ticket: Ticket) -> Result<Open, String> {
         let open = self.open.remove(&ticket);
         open.ok_or_else(|| format!("request {ticket} is answered twice"))
     }
 
     /// An answer is true of a version that was durable, and not older than what was shown before.
-    pub(super) fn on_answer(
+    pub(in crate::shard) fn on_answer(
         &mut self,
         ticket: Ticket,
         id: &EntityId,
@@ -106,7 +130,18 @@ impl Callers {
             ));
         }
         if matches!((answer, open.asks), (Answer::Passivated, Asks::Passivate)) {
+            let overtaken = self
+                .open
+                .range(..ticket)
+                .find(|(_, other)| other.id == *id && other.asks != Asks::Passivate);
+            if let Some(overtaken) = overtaken {
+                return Err(format!("{ticket} makes {id} leave before {overtaken:?}"));
+            }
             return Ok(());
+        }
+        let last = self.answered.insert(id.clone(), ticket);
+        if last.is_some_and(|last| last > ticket) {
+            return Err(format!("request {ticket} is answered behind {last:?}"));
         }
         let log = db.log(id);
         let at = length(revision);
@@ -136,8 +171,16 @@ impl Callers {
     }
 
     /// A command whose caller is told so is not applied, then and later.
-    pub(super) fn on_error(&mut self, ticket: Ticket, error: &RequestError) -> Result<(), String> {
+    pub(in crate::shard) fn on_error(
+        &mut self,
+        ticket: Ticket,
+        error: &RequestError,
+    ) -> Result<(), String> {
         let open = self.close(ticket)?;
+        let looks = matches!(open.asks, Asks::Read | Asks::Confirm | Asks::Passivate);
+        if looks && !error.is_definitely_not_applied() {
+            return Err(format!("{open:?} only looks, and its outcome is unknown"));
+        }
         if let Asks::Command(number, _) = open.asks
             && error.is_definitely_not_applied()
         {
@@ -147,7 +190,7 @@ impl Callers {
     }
 
     /// What was refused was not applied.
-    pub(super) fn check_refused(&self, db: &Database) -> Result<(), String> {
+    pub(in crate::shard) fn check_refused(&self, db: &Database) -> Result<(), String> {
         match self
             .refused
             .iter()

@@ -1,44 +1,34 @@
 //! Plays a schedule on a core, and checks what it does after every step.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::DateTime;
-use user_state_store::PersistenceId;
-
 use super::super::core::Core;
-use super::super::{Input, Mail, Report, Step};
-use super::callers::{Asks, Callers, Changes};
-use super::database::{Conflict, Database, EntityId, States, Write, refused};
-use super::ledger::{Command, Does, Form};
+use super::super::{Input, Mail, Step};
+use super::books::Books;
+use super::callers::Callers;
 use super::schedule::{Event, Schedule, Setup, What};
-use super::world::{Batch, SimulatedHands, Work, World};
+use super::world::World;
 use crate::clock::Moment;
-use crate::error::RequestError;
-use crate::persistence::{Key, Outcome, Resolution};
 use crate::real_time::RealTime;
-use crate::request::{Message, Request};
+use crate::testing::database::{Database, EntityId, States};
+use crate::testing::hands::SimulatedHands;
 
 /// How many things may happen until everything is answered that was asked.
 const SETTLE_MAX: usize = 20_000;
 
-/// How much a core may do, at most, for each thing that it is given: a message may be delivered, its
-/// entity loaded, written, resolved and answered, and all of that again after a conflict.
-const EFFECTS_PER_INPUT_MAX: usize = 12;
-
-pub(super) struct Player {
-    setup: Setup,
-    core: Core<World>,
-    world: World,
-    step: Step,
-    last_accepted: BTreeMap<EntityId, Moment>,
+pub(in crate::shard) struct Player {
+    pub(in crate::shard) setup: Setup,
+    pub(in crate::shard) core: Core<World>,
+    pub(in crate::shard) world: World,
+    pub(in crate::shard) step: Step,
+    pub(in crate::shard) last_accepted: BTreeMap<EntityId, Moment>,
     /// How much the core was given.
-    inputs: usize,
+    pub(in crate::shard) inputs: usize,
 }
 
 /// Plays a schedule to its end. The first promise that is broken is the error.
-pub(super) fn play(schedule: &Schedule, traces: bool) -> Result<(), String> {
+pub(in crate::shard) fn play(schedule: &Schedule, traces: bool) -> Result<(), String> {
     let mut player = Player::new(schedule.setup.clone(), traces);
     for event in &schedule.events {
         player.play(*event);
@@ -48,13 +38,10 @@ pub(super) fn play(schedule: &Schedule, traces: bool) -> Result<(), String> {
 }
 
 impl Player {
-    fn new(setup: Setup, traces: bool) -> Self {
+    pub(in crate::shard) fn new(setup: Setup, traces: bool) -> Self {
         let world = World {
             limits: setup.limits,
-            hands: SimulatedHands {
-                retries: setup.retries,
-                panics: Cell::new(false),
-            },
+            hands: SimulatedHands::new(setup.retries),
             states: States {
                 deletes: setup.deletes,
             },
@@ -64,6 +51,7 @@ impl Player {
             handlers: Vec::new(),
             late: Vec::new(),
             busy: BTreeSet::new(),
+            books: Books::default(),
             live: 0,
             now: RealTime::default(),
             clock: Moment::ORIGIN,
@@ -106,24 +94,26 @@ impl Player {
             What::ForeignWrite => {
                 let id = self.any_entity(&mut dice);
                 self.world.database.change_by_another(&id);
+                self.world.books.contended.insert(id);
             }
             What::Clock => self.let_time_pass(Duration::from_secs(dice.u64(1..1_200))),
             What::Barrier => self.barrier(Duration::from_secs(dice.u64(0..2_400))),
             What::RealTime => self.let_real_time_pass(Duration::from_millis(dice.u64(0..7_000))),
             What::Panic => self.world.hands.panics.set(true),
             What::ShutDown => {
+                self.world.books.shuts_down = true;
                 let until = self.world.now + Duration::from_secs(30);
                 self.feed(Input::ShutDown { until });
             }
         }
     }
 
-    fn any_entity(&self, dice: &mut fastrand::Rng) -> EntityId {
+    pub(in crate::shard) fn any_entity(&self, dice: &mut fastrand::Rng) -> EntityId {
         format!("mall-{}", dice.usize(0..self.setup.entities))
     }
 
     /// Gives the core an input and checks what it made of it.
-    fn feed(&mut self, input: Input<'_, World>) {
+    pub(in crate::shard) fn feed(&mut self, input: Input<'_, World>) {
         self.inputs += 1 + match &input {
             Input::Mail(mail) => mail.len(),
             Input::Recovered(recovered) => recovered.len(),
@@ -138,108 +128,6 @@ impl Player {
             self.feed(Input::MailboxEmpty);
         }
     }
-
-    fn check_step(&mut self) {
-        let world = &mut self.world;
-        let kept = world.callers.check_refused(&world.database);
-        world.check(kept);
-        let open = world.callers.open.len();
-        let open_kept = open <= self.setup.limits.shard_requests_max;
-        world.demand(open_kept, "the limit on a shard's requests is kept");
-        if self.setup.limits.live_entities_max >= self.setup.entities {
-            // None waits for room, so what is open is the entities'.
-            let limit = self.setup.limits.entity_requests_max;
-            let ids = world.callers.open.values().map(|open| &open.id);
-            let kept = ids.fold(BTreeMap::new(), |mut counts, id| {
-                *counts.entry(id.clone()).or_insert(0) += 1;
-                counts
-            });
-            let kept = kept.values().all(|count: &usize| *count <= limit);
-            world.demand(kept, "the limit on an entity's requests is kept");
-        }
-        let bounded = world.effects <= EFFECTS_PER_INPUT_MAX * self.inputs;
-        world.demand(bounded, "work is bounded by what arrives");
-        self.check_barriers();
-        self.check_lost();
-    }
-
-    /// Behind a barrier, what was due has left.
-    fn check_barriers(&mut self) {
-        for (moment, passed) in std::mem::take(&mut self.world.passed) {
-            if passed.is_err() {
-                continue;
-            }
-            let due: Vec<_> = self
-                .core
-                .entities
-                .keys()
-                .filter_map(|key| self.core.entities.get(key))
-                .map(|live| live.id.as_str())
-                .filter(|id| {
-                    let last = self.last_accepted.get(*id);
-                    last.is_some_and(|last| self.setup.limits.is_due(*last, moment))
-                })
-                .map(str::to_owned)
-                .collect();
-            if !due.is_empty() {
-                let moment = moment.since_origin();
-                let broken = format!("the barrier of {moment:?} is passed, and {due:?} stay");
-                self.world.check(Err(broken));
-            }
-        }
-    }
-
-    /// Callers of a write that stays unresolved are answered in time.
-    fn check_lost(&mut self) {
-        let world = &mut self.world;
-        let handling: BTreeSet<u32> = world
-            .handlers
-            .iter()
-            .map(|(_, running)| running.number())
-            .collect();
-        let timeout = self.setup.limits.resolve_timeout;
-        let late: Vec<_> = world
-            .callers
-            .lost_since
-            .iter()
-            .filter(|(_, since)| **since + timeout < world.now)
-            .filter(|(id, _)| world.callers.waits(id, &handling))
-            .map(|(id, _)| id.clone())
-            .collect();
-        let in_time = late.is_empty();
-        world.demand(
-            in_time,
-            "callers of an unresolved write are answered in time",
-        );
-    }
-
-    fn mail(&mut self, dice: &mut fastrand::Rng) {
-        let count = dice.usize(1..6).min(self.core.mail_room());
-        if count == 0 {
-            return;
-        }
-        let mut mail: Vec<_> = (0..count).map(|_| self.message(dice)).collect();
-        self.feed(Input::Mail(&mut mail));
-    }
-
-    fn message(&mut self, dice: &mut fastrand::Rng) -> super::super::MailOf<World> {
-        let id = self.any_entity(dice);
-        let world = &mut self.world;
-        let ticket = world.callers.next_ticket();
-        let (request, asks) = request(ticket, dice);
-        world.trace(|| format!("{ticket} to {id}: {asks:?}"));
-        world.callers.ask(ticket, &id, asks, &mut world.database);
-        if !request.is_passivation() {
-            self.last_accepted.insert(id.clone(), world.clock);
-        }
-        Mail::Request(Message {
-            persistence_id: PersistenceId::unique(&id).expect("a valid id"),
-            accepted_at: world.clock,
-            request,
-            ticket,
-        })
-    }
-
     fn let_time_pass(&mut self, time: Duration) {
         self.world.clock = self.world.clock + time;
         let due = |core: &mut Core<World>, clock| {
@@ -253,7 +141,7 @@ impl Player {
         }
     }
 
-    fn barrier(&mut self, time: Duration) {
+    pub(in crate::shard) fn barrier(&mut self, time: Duration) {
         if self.core.mail_room() == 0 {
             return;
         }
@@ -272,144 +160,6 @@ impl Player {
             self.world.demand(asleep, "no deadline is set in the past");
         }
         self.check_lost();
-    }
-
-    fn finish_handler(&mut self, dice: &mut fastrand::Rng) {
-        if self.world.handlers.is_empty() {
-            return;
-        }
-        let which = dice.usize(0..self.world.handlers.len());
-        let (key, running) = self.world.handlers.swap_remove(which);
-        self.feed(Input::Handled(key, running.finish()));
-    }
-
-    fn late_write(&mut self, dice: &mut fastrand::Rng) {
-        if self.world.late.is_empty() {
-            return;
-        }
-        let which = dice.usize(0..self.world.late.len());
-        let write = self.world.late.swap_remove(which);
-        let applied = self.world.database.apply(&write).map(drop);
-        self.world.check(applied);
-    }
-
-    fn finish_work(&mut self, dice: &mut fastrand::Rng, faults: u8) {
-        if self.world.work.is_empty() {
-            return;
-        }
-        let which = dice.usize(0..self.world.work.len());
-        match self.world.work.swap_remove(which) {
-            Work::Recover(wanted) => self.recover(wanted, dice, faults),
-            Work::Write(batch) => self.write(batch, dice, faults),
-            Work::Resolve(lost) => self.resolve(lost, dice, faults),
-        }
-    }
-
-    fn recover(&mut self, wanted: Vec<(Key, EntityId)>, dice: &mut fastrand::Rng, faults: u8) {
-        let recovered = wanted
-            .into_iter()
-            .map(|(key, id)| {
-                let recovery = match dice.u8(0..200) {
-                    fault if fault >= faults => Ok(self.world.database.load(&id)),
-                    fault if fault % 2 == 0 => Err(RequestError::Unavailable(refused())),
-                    _ => Err(RequestError::Unreadable(refused())),
-                };
-                (key, recovery)
-            })
-            .collect();
-        self.feed(Input::Recovered(recovered));
-    }
-
-    /// Writes settle all at once, one after the other, or after those that wait for somebody else.
-    fn write(&mut self, mut batch: Batch, dice: &mut fastrand::Rng, faults: u8) {
-        let settles = if faults == 0 || dice.u8(0..4) > 0 {
-            batch.open.len()
-        } else {
-            dice.usize(0..=batch.open.len())
-        };
-        let open = batch.open.split_off(settles);
-        let settled = std::mem::replace(&mut batch.open, open);
-        let outcomes: Vec<_> = settled
-            .into_iter()
-            .map(|(key, write)| (key, self.outcome(write, dice, faults)))
-            .collect();
-        let rest_waits = outcomes.is_empty();
-        let ends = batch.open.is_empty() || rest_waits;
-        let rows_freed = if ends {
-            std::mem::take(&mut batch.rows)
-        } else {
-            0
-        };
-        if !batch.open.is_empty() {
-            self.world.work.push(Work::Write(batch));
-        }
-        self.feed(Input::Written(Report {
-            outcomes,
-            rows_freed,
-        }));
-    }
-
-    fn outcome(
-        &mut self,
-        write: Write,
-        dice: &mut fastrand::Rng,
-        faults: u8,
-    ) -> Outcome<super::database::Stamp, Write> {
-        let world = &mut self.world;
-        let fault = dice.u8(0..100);
-        if fault < faults && fault % 3 == 0 {
-            world.busy.remove(&write.id);
-            return Outcome::NotApplied(RequestError::Refused(refused()));
-        }
-        if fault < faults {
-            match dice.u8(0..4) {
-                0 | 1 => {
-                    let applied = world.database.apply(&write).map(drop);
-                    world.check(applied);
-                }
-                2 => world.late.push(write.clone()),
-                _ => {}
-            }
-            let now = world.now;
-            world.callers.lost_since.insert(write.id.clone(), now);
-            return Outcome::Unknown(write);
-        }
-        world.busy.remove(&write.id);
-        match world.database.apply(&write) {
-            Ok(Ok(stamp)) => Outcome::Applied(stamp),
-            Ok(Err(Conflict)) => Outcome::Conflict,
-            Err(broken) => {
-                world.check(Err(broken));
-                Outcome::Conflict
-            }
-        }
-    }
-
-    fn resolve(&mut self, lost: Vec<(Key, Write)>, dice: &mut fastrand::Rng, faults: u8) {
-        let resolutions = lost
-            .into_iter()
-            .map(|(key, write)| {
-                let stays_open = faults > 0 && dice.u8(0..3) == 0;
-                (key, self.resolution(write, stays_open))
-            })
-            .collect();
-        self.feed(Input::Resolved(resolutions));
-    }
-
-    fn resolution(
-        &mut self,
-        write: Write,
-        stays_open: bool,
-    ) -> Resolution<super::database::Stamp, Write> {
-        if stays_open {
-            return Resolution::Open(write);
-        }
-        let world = &mut self.world;
-        // From now on its session applies nothing.
-        world.late.retain(|late| late.id != write.id);
-        world.busy.remove(&write.id);
-        world.callers.lost_since.remove(&write.id);
-        world.database.resolve(&write)
     }
 
     /// Everything finishes without a fault, and everybody is answered; then everything passivates.
@@ -448,55 +198,5 @@ impl Player {
             return Err("a shard without requests ends when its mailbox is closed".to_owned());
         }
         self.kept()
-    }
-}
-
-fn request(ticket: u32, dice: &mut fastrand::Rng) -> (Request<super::ledger::Ledger>, Asks) {
-    let waits = dice.u8(0..8) == 0;
-    let command = |does| {
-        let changes = match does {
-            Does::Change | Does::Unstorable(_) => Changes::Yes,
-            Does::Nothing | Does::Reject | Does::Panic => Changes::No,
-        };
-        let number = ticket;
-        let command = Command {
-            number,
-            does,
-            waits,
-        };
-        (
-            Request::Execute(Some(command)),
-            Asks::Command(number, changes),
-        )
-    };
-    match dice.u8(0..100) {
-        0..50 => command(Does::Change),
-        50..54 => command(Does::Nothing),
-        54..60 => command(Does::Reject),
-        60..62 => command(Does::Panic),
-        62 => command(Does::Unstorable(Form::Refused)),
-        63 => command(Does::Unstorable(Form::Panics)),
-        64..80 => (Request::Read, Asks::Read),
-        80..86 => (Request::Confirm, Asks::Confirm),
-        86..93 => (Request::Delete(DateTime::UNIX_EPOCH), Asks::Delete),
-        _ => (Request::Passivate, Asks::Passivate),
-    }
-}
-
-/// An input, as a trace shows it.
-impl std::fmt::Display for Input<'_, World> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Mail(mail) => write!(formatter, "{} messages", mail.len()),
-            Self::MailboxEmpty => formatter.write_str("mailbox empty"),
-            Self::NobodyReturned => formatter.write_str("nobody returned"),
-            Self::ShutDown { until } => write!(formatter, "shut down until {until:?}"),
-            Self::Recovered(recovered) => write!(formatter, "recovered {recovered:?}"),
-            Self::Written(report) => write!(formatter, "written {:?}", report.outcomes),
-            Self::Resolved(resolved) => write!(formatter, "resolved {resolved:?}"),
-            Self::Handled(key, _) => write!(formatter, "handled {key:?}"),
-            Self::ClockReached(moment) => write!(formatter, "clock at {moment:?}"),
-            Self::RealTimeReached => formatter.write_str("real time"),
-        }
     }
 }

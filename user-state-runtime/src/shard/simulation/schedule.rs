@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use super::super::limits::Limits;
-use super::database::Deletes;
+use crate::testing::database::Deletes;
 
 /// How many things happen in a schedule.
-pub(super) const EVENTS: usize = 200;
+pub(in crate::shard) const EVENTS: usize = 200;
 
 /// Something that happens; the dice decide its details, independent of what else happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) what: What,
-    pub(super) dice: u64,
+pub(in crate::shard) struct Event {
+    pub(in crate::shard) what: What,
+    pub(in crate::shard) dice: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub(in crate::shard) enum What {
     /// Callers ask, some at once.
     Mail,
     /// A load, a write, an attempt to resolve or a handler finishes, well or badly.
@@ -39,25 +39,25 @@ pub(super) enum What {
 
 /// What a schedule plays on.
 #[derive(Debug, Clone)]
-pub(super) struct Setup {
-    pub(super) limits: Limits,
-    pub(super) entities: usize,
-    pub(super) retries: bool,
-    pub(super) deletes: Deletes,
+pub(in crate::shard) struct Setup {
+    pub(in crate::shard) limits: Limits,
+    pub(in crate::shard) entities: usize,
+    pub(in crate::shard) retries: bool,
+    pub(in crate::shard) deletes: Deletes,
     /// Of a hundred writes, how many are refused or lose their answer.
-    pub(super) faults: u8,
+    pub(in crate::shard) faults: u8,
 }
 
 /// A whole schedule.
 #[derive(Debug, Clone)]
-pub(super) struct Schedule {
-    pub(super) setup: Setup,
-    pub(super) events: Vec<Event>,
+pub(in crate::shard) struct Schedule {
+    pub(in crate::shard) setup: Setup,
+    pub(in crate::shard) events: Vec<Event>,
 }
 
 /// How many entities take part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(in crate::shard) enum Scale {
     /// One, and room for it.
     Entity,
     /// Several, which crowd each other out.
@@ -65,7 +65,7 @@ pub(super) enum Scale {
 }
 
 impl Schedule {
-    pub(super) fn new(scale: Scale, seed: u64) -> Self {
+    pub(in crate::shard) fn new(scale: Scale, seed: u64) -> Self {
         let mut dice = fastrand::Rng::with_seed(seed);
         let setup = Setup::new(scale, &mut dice);
         let foreign = dice.bool();
@@ -133,7 +133,7 @@ fn what(dice: &mut fastrand::Rng, foreign: bool) -> What {
 }
 
 /// The shortest schedule that still fails, found by leaving events out.
-pub(super) fn shrink(schedule: &Schedule, fails: impl Fn(&Schedule) -> bool) -> Schedule {
+pub(in crate::shard) fn shrink(schedule: &Schedule, fails: impl Fn(&Schedule) -> bool) -> Schedule {
     let mut shortest = schedule.clone();
     let mut chunk = shortest.events.len() / 2;
     while chunk > 0 {

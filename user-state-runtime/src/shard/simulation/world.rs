@@ -1,143 +1,147 @@
 //! The world around a simulated core: its store, its callers and its clocks.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use user_state_store::{PersistenceId, Revision};
 
 use super::super::limits::Limits;
-use super::callers::{Callers, Ticket};
-use super::database::{Database, EntityId, States, Write, length};
-use super::ledger::{Command, Ledger};
+use super::books::Books;
+use super::callers::{Callers, Open, Ticket};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
-use crate::effects::{Attempt, Counter, Effects, Handled, Hands, Started};
+use crate::effects::{Attempt, Counter, Effects};
 use crate::error::RequestError;
-use crate::lifecycle::LifecycleEvent;
+use crate::lifecycle::{LifecycleEvent, PassivationReason};
 use crate::persistence::{Key, Persistence};
 use crate::real_time::RealTime;
 use crate::request::Answer;
+use crate::testing::database::{Database, EntityId, States, Write, length};
+use crate::testing::hands::{Running, SimulatedHands};
+use crate::testing::ledger::{Command, Ledger};
 
 /// Database work that has not finished.
 #[derive(Debug)]
-pub(super) enum Work {
+pub(in crate::shard) enum Work {
     Recover(Vec<(Key, EntityId)>),
     Write(Batch),
     Resolve(Vec<(Key, Write)>),
 }
 
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(in crate::shard) struct Batch {
     /// The writes without an outcome.
-    pub(super) open: Vec<(Key, Write)>,
+    pub(in crate::shard) open: Vec<(Key, Write)>,
     /// The rows that are freed when its turn ends; 0 if it has ended.
-    pub(super) rows: usize,
-}
-
-/// A handler that waits for something.
-#[derive(Debug)]
-pub(super) struct Running {
-    state: Ledger,
-    command: Command,
-}
-
-impl Running {
-    pub(super) fn finish(self) -> Handled<Ledger> {
-        self.state.decide(&self.command)
-    }
-
-    pub(super) fn number(&self) -> u32 {
-        self.command.number
-    }
-}
-
-/// The code of the user in a simulation.
-#[derive(Debug)]
-pub(super) struct SimulatedHands {
-    pub(super) retries: bool,
-    /// The next copy of a state or a command, or the next initial state, panics.
-    pub(super) panics: Cell<bool>,
-}
-
-impl Hands<Ledger> for SimulatedHands {
-    type Running = Running;
-
-    fn start(&self, state: &Ledger, command: Command) -> Started<Ledger, Running> {
-        let state = state.clone();
-        if command.waits {
-            Started::Waits(Running { state, command })
-        } else {
-            Started::Finished(state.decide(&command))
-        }
-    }
-
-    fn retries(&self) -> bool {
-        self.retries
-    }
-
-    fn copy_command(&self, command: &Command) -> Option<Command> {
-        (self.retries && !self.panics.take()).then(|| command.clone())
-    }
-
-    fn guard<T>(&self, code: impl FnOnce() -> T) -> Option<T> {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).ok()
-    }
-
-    fn copy_state(&self, state: &Ledger) -> Option<Ledger> {
-        (!self.panics.take()).then(|| state.clone())
-    }
-
-    fn initial_state(&self) -> Option<Ledger> {
-        (!self.panics.take()).then(Ledger::default)
-    }
+    pub(in crate::shard) rows: usize,
 }
 
 /// What a simulated core calls, and what it must not do.
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) limits: Limits,
-    pub(super) hands: SimulatedHands,
-    pub(super) states: States,
-    pub(super) database: Database,
-    pub(super) callers: Callers,
-    pub(super) work: Vec<Work>,
-    pub(super) handlers: Vec<(Key, Running)>,
+pub(in crate::shard) struct World {
+    pub(in crate::shard) limits: Limits,
+    pub(in crate::shard) hands: SimulatedHands,
+    pub(in crate::shard) states: States,
+    pub(in crate::shard) database: Database,
+    pub(in crate::shard) callers: Callers,
+    pub(in crate::shard) work: Vec<Work>,
+    pub(in crate::shard) handlers: Vec<(Key, Running)>,
     /// Writes whose answer was lost and that the database may still apply.
-    pub(super) late: Vec<Write>,
+    pub(in crate::shard) late: Vec<Write>,
     /// Entities with a write without a known outcome.
-    pub(super) busy: BTreeSet<EntityId>,
-    pub(super) live: usize,
-    pub(super) now: RealTime,
-    pub(super) clock: Moment,
+    pub(in crate::shard) busy: BTreeSet<EntityId>,
+    pub(in crate::shard) books: Books,
+    pub(in crate::shard) live: usize,
+    pub(in crate::shard) now: RealTime,
+    pub(in crate::shard) clock: Moment,
     /// Until when barriers wait, and those that were passed in the last step.
-    pub(super) barriers: BTreeMap<Ticket, Moment>,
-    pub(super) passed: Vec<(Moment, Result<(), BarrierError>)>,
+    pub(in crate::shard) barriers: BTreeMap<Ticket, Moment>,
+    pub(in crate::shard) passed: Vec<(Moment, Result<(), BarrierError>)>,
     /// How much the core did: effects and answers.
-    pub(super) effects: usize,
+    pub(in crate::shard) effects: usize,
     /// Whether to show what happens.
-    pub(super) traces: bool,
+    pub(in crate::shard) traces: bool,
     /// The first promise that was broken.
-    pub(super) broken: Option<String>,
+    pub(in crate::shard) broken: Option<String>,
 }
 
 impl World {
-    pub(super) fn check(&mut self, kept: Result<(), String>) {
+    pub(in crate::shard) fn check(&mut self, kept: Result<(), String>) {
         if let Err(broken) = kept {
             self.broken.get_or_insert(broken);
         }
     }
 
-    pub(super) fn demand(&mut self, kept: bool, promise: &str) {
+    pub(in crate::shard) fn demand(&mut self, kept: bool, promise: &str) {
         if !kept {
             self.check(Err(promise.to_owned()));
         }
     }
 
     /// Shows what happens, when a schedule that failed is looked into.
-    pub(super) fn trace(&self, happened: impl FnOnce() -> String) {
+    pub(in crate::shard) fn trace(&self, happened: impl FnOnce() -> String) {
         if self.traces {
             println!("{}", happened());
         }
+    }
+
+    /// A command that was never handled comes back if its caller may send it again unchanged.
+    fn check_command(
+        &self,
+        ticket: Ticket,
+        command: Option<&Command>,
+        error: &RequestError,
+    ) -> Result<(), String> {
+        let asked = self.callers.open.get(&ticket).and_then(Open::command);
+        let sends_again = matches!(error, RequestError::Overloaded | RequestError::Closed);
+        match asked {
+            Some(number)
+                if sends_again && !self.hands.code.handled.borrow().contains_key(&number) =>
+            {
+                let back = command.is_some_and(|command| command.number == number);
+                back.then_some(())
+                    .ok_or_else(|| format!("command {number} does not come back"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A bound is reached if a request is refused, and callers of an unresolved write are given their
+    /// time.
+    fn check_time(&self, id: &EntityId, error: &RequestError) -> Result<(), String> {
+        let (open, limits) = (&self.callers.open, &self.limits);
+        // The shard itself has at most two requests at an entity, each beside a request of a caller.
+        let of_entity = open.values().filter(|open| open.id == *id).count() + 2;
+        let full = of_entity > limits.entity_requests_max
+            || 2 * open.len() > limits.admission_requests_max;
+        let lost_since = self.callers.lost_since.get(id);
+        let time_is_over = self.books.shuts_down
+            || lost_since.is_none_or(|since| *since + limits.resolve_timeout <= self.now);
+        let is_due = match error {
+            RequestError::Overloaded => full,
+            RequestError::Unknown => time_is_over,
+            error if error.is_behind_unresolved() => time_is_over,
+            _ => true,
+        };
+        is_due
+            .then_some(())
+            .ok_or_else(|| format!("{id} gives the error {error:?} too early"))
+    }
+
+    fn check_durable(&mut self, id: &PersistenceId, revision: Revision) {
+        let log = self.database.log(&id.as_str().to_owned());
+        let durable = log.iter().any(|version| version.len() == length(revision));
+        self.demand(durable, "an event shows a revision that is durable");
+    }
+
+    fn check_passivation(&mut self, id: &str, reason: PassivationReason) {
+        let idle = !self.busy.contains(id);
+        self.demand(idle, "an entity with a write in flight stays");
+        let is_true = match reason {
+            PassivationReason::Idle => self.clock >= Moment::ORIGIN + self.limits.idle_timeout,
+            PassivationReason::Limit => self.live + 1 == self.limits.live_entities_max,
+            PassivationReason::Requested => self.callers.wants_to_leave(id),
+        };
+        self.demand(is_true, "an entity leaves for the reason that is published");
     }
 
     fn count_work(&self, is: impl Fn(&Work) -> bool) -> usize {
@@ -168,6 +172,12 @@ impl Effects for World {
         answer: Answer<Ledger, Ledger>,
     ) {
         self.effects += 1;
+        match &answer {
+            Answer::Done => self.books.happened(Counter::Acknowledged),
+            Answer::Rejected(_) => self.books.happened(Counter::Rejected),
+            Answer::State(_) => self.books.happened(Counter::Reads),
+            Answer::Deleted | Answer::Passivated => {}
+        }
         let id = id.as_str().to_owned();
         self.trace(|| format!("  answer {ticket} of {id} at {revision}"));
         let kept = self
@@ -184,12 +194,23 @@ impl Effects for World {
     fn fail(
         &mut self,
         ticket: Ticket,
-        _id: &PersistenceId,
-        _command: Option<Command>,
+        id: &PersistenceId,
+        command: Option<Command>,
         error: RequestError,
     ) {
         self.effects += 1;
         self.trace(|| format!("  fail {ticket}: {error}"));
+        self.books.happened(match error {
+            RequestError::Overloaded => Counter::Overloaded,
+            _ => Counter::Failed,
+        });
+        let id = id.as_str().to_owned();
+        let kept = self.books.check_error(&id, &error, &self.hands.code);
+        self.check(kept);
+        let kept = self.check_time(&id, &error);
+        self.check(kept);
+        let kept = self.check_command(ticket, command.as_ref(), &error);
+        self.check(kept);
         let kept = self.callers.on_error(ticket, &error);
         self.check(kept);
     }
@@ -215,6 +236,7 @@ impl Effects for World {
     }
 
     fn write(&mut self, batch: Vec<(Key, Write)>, rows: usize) {
+        self.books.happened(Counter::Batches);
         self.effects += batch.len();
         self.trace(|| format!("  write {batch:?}"));
         let rows_kept = rows == batch.len() && rows <= self.limits.batch_rows_max;
@@ -247,7 +269,8 @@ impl Effects for World {
         self.handlers.push((key, running));
     }
 
-    fn count(&mut self, counter: Counter, _by: u64) {
+    fn count(&mut self, counter: Counter, by: u64) {
+        self.books.count(counter, by);
         match counter {
             Counter::Entered => self.live += 1,
             Counter::Left => self.live -= 1,
@@ -258,22 +281,30 @@ impl Effects for World {
     }
 
     fn publish(&mut self, happened: impl FnOnce() -> LifecycleEvent) {
-        let LifecycleEvent::Passivated {
-            persistence_id,
-            revision,
-            ..
-        } = happened()
-        else {
-            return;
-        };
-        let id = persistence_id.as_str().to_owned();
-        let idle = !self.busy.contains(&id);
-        self.demand(idle, "an entity with a write in flight stays");
-        let durable = self
-            .database
-            .log(&id)
-            .iter()
-            .any(|version| version.len() == length(revision));
-        self.demand(durable, "an entity leaves with a durable state");
+        match happened() {
+            LifecycleEvent::Recovered {
+                persistence_id,
+                revision,
+            } => {
+                self.books.happened(Counter::Recovered);
+                self.check_durable(&persistence_id, revision);
+            }
+            LifecycleEvent::Persisted {
+                persistence_id,
+                revision,
+            } => {
+                self.check_durable(&persistence_id, revision);
+            }
+            LifecycleEvent::Passivated {
+                persistence_id,
+                revision,
+                reason,
+            } => {
+                self.books.happened(Counter::Passivated);
+                self.check_durable(&persistence_id, revision);
+                self.check_passivation(persistence_id.as_str(), reason);
+            }
+            LifecycleEvent::Failed { .. } => self.books.reported += 1,
+        }
     }
 }

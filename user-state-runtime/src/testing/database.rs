@@ -1,4 +1,4 @@
-//! The database of the simulation: one row per entity, and everything that was ever durable.
+//! The database of tests without one: one row per entity, and everything that was ever durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,14 +12,26 @@ use crate::persistence::{
     ChangeKind, Cut, Deletion, Intake, Known, Persistence, Resolution, Weight,
 };
 
-pub(super) type EntityId = String;
+pub(crate) type EntityId = String;
 
 /// What an entity knows of its row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     revision: Revision,
     /// When the row was written; no two writes share a time.
     time: u32,
+}
+
+impl Stamp {
+    /// Of a row that is nobody else's.
+    pub(crate) fn at(revision: u32) -> Self {
+        Self {
+            revision: (0..revision).fold(Revision::NONE, |revision, _| {
+                revision.next().unwrap_or(revision)
+            }),
+            time: revision,
+        }
+    }
 }
 
 impl Known for Stamp {
@@ -30,18 +42,18 @@ impl Known for Stamp {
 
 /// A compare-and-set on a row.
 #[derive(Debug, Clone)]
-pub(super) struct Write {
-    pub(super) id: EntityId,
-    pub(super) expected: Stamp,
-    pub(super) to: Revision,
-    pub(super) made_by: Vec<Number>,
+pub(crate) struct Write {
+    pub(crate) id: EntityId,
+    pub(crate) expected: Stamp,
+    pub(crate) to: Revision,
+    pub(crate) made_by: Vec<Number>,
     /// How many commands it holds; none is a deletion.
-    pub(super) commands: usize,
+    pub(crate) commands: usize,
 }
 
 /// How deletions are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deletes {
+pub(crate) enum Deletes {
     /// As a state at the next revision.
     Reset,
     /// By removing the row.
@@ -50,8 +62,8 @@ pub(super) enum Deletes {
 
 /// How entities are stored.
 #[derive(Debug)]
-pub(super) struct States {
-    pub(super) deletes: Deletes,
+pub(crate) struct States {
+    pub(crate) deletes: Deletes,
 }
 
 impl Persistence<Ledger> for States {
@@ -125,31 +137,31 @@ impl Persistence<Ledger> for States {
 
 /// Rows, and every version that they ever had.
 #[derive(Debug, Default)]
-pub(super) struct Database {
+pub(crate) struct Database {
     rows: BTreeMap<EntityId, (Stamp, Vec<Number>)>,
     /// Everything that was durable, in order; the first version of each entity is that it is not there.
     log: BTreeMap<EntityId, Vec<Vec<Number>>>,
     /// The commands that were ever applied.
-    pub(super) applied: BTreeSet<Number>,
+    pub(crate) applied: BTreeSet<Number>,
     time: u32,
 }
 
 impl Database {
-    pub(super) fn load(&self, id: &EntityId) -> (Ledger, Stamp) {
+    pub(crate) fn load(&self, id: &EntityId) -> (Ledger, Stamp) {
         let (stamp, made_by) = self.rows.get(id).cloned().unwrap_or_default();
         let form = Form::Stored;
         (Ledger { made_by, form }, stamp)
     }
 
     /// The versions of an entity.
-    pub(super) fn log(&mut self, id: &EntityId) -> &[Vec<Number>] {
+    pub(crate) fn log(&mut self, id: &EntityId) -> &[Vec<Number>] {
         self.log
             .entry(id.clone())
             .or_insert_with(|| vec![Vec::new()])
     }
 
     /// Applies a write if the row is the expected one.
-    pub(super) fn apply(&mut self, write: &Write) -> Result<Result<Stamp, Conflict>, String> {
+    pub(crate) fn apply(&mut self, write: &Write) -> Result<Result<Stamp, Conflict>, String> {
         let (stored, made_by) = self.rows.get(&write.id).cloned().unwrap_or_default();
         if stored != write.expected {
             return Ok(Err(Conflict));
@@ -197,7 +209,7 @@ impl Database {
     }
 
     /// Whether a lost write, which is not applied any more, was.
-    pub(super) fn resolve(&mut self, write: &Write) -> Resolution<Stamp, Write> {
+    pub(crate) fn resolve(&mut self, write: &Write) -> Resolution<Stamp, Write> {
         let (stored, made_by) = self.rows.get(&write.id).cloned().unwrap_or_default();
         if stored == write.expected {
             Resolution::NotApplied
@@ -210,7 +222,7 @@ impl Database {
     }
 
     /// Another writer changes the row.
-    pub(super) fn change_by_another(&mut self, id: &EntityId) {
+    pub(crate) fn change_by_another(&mut self, id: &EntityId) {
         let (_, mut made_by) = self.rows.get(id).cloned().unwrap_or_default();
         made_by.push(FOREIGN);
         let revision = made_by.iter().fold(Revision::NONE, |revision, _| {
@@ -240,13 +252,13 @@ impl Database {
 
 /// The row was not the expected one.
 #[derive(Debug)]
-pub(super) struct Conflict;
+pub(crate) struct Conflict;
 
-pub(super) fn length(revision: Revision) -> usize {
-    usize::try_from(revision.get()).expect("revisions of a simulation are small")
+pub(crate) fn length(revision: Revision) -> usize {
+    usize::try_from(revision.get()).expect("revisions of tests are small")
 }
 
-pub(super) fn refused() -> user_state_store::StoreError {
+pub(crate) fn refused() -> user_state_store::StoreError {
     user_state_store::StoreError::TooLarge {
         what: "the state",
         actual: 2,

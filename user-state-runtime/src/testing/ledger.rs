@@ -1,4 +1,4 @@
-//! The aggregate of the simulation: its state is the list of what made each of its revisions.
+//! The aggregate of simulations: its state is the list of what made each of its revisions.
 
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, DomainEvent};
@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 use crate::effects::Handled;
 
 /// What made a revision: the number of a command, or one of the two below.
-pub(super) type Number = u32;
+pub(crate) type Number = u32;
 
 /// A deletion made this revision, or wiped what had made it.
-pub(super) const DELETION: Number = 0;
+pub(crate) const DELETION: Number = 0;
 
 /// Another writer made this revision.
-pub(super) const FOREIGN: Number = Number::MAX;
+pub(crate) const FOREIGN: Number = Number::MAX;
 
 /// One element for each revision, the first at index 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ledger {
-    pub(super) made_by: Vec<Number>,
-    pub(super) form: Form,
+pub(crate) struct Ledger {
+    pub(crate) made_by: Vec<Number>,
+    pub(crate) form: Form,
 }
 
 /// Whether the state can be stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Form {
+pub(crate) enum Form {
     #[default]
     Stored,
     Refused,
@@ -32,15 +32,15 @@ pub(super) enum Form {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Command {
-    pub(super) number: Number,
-    pub(super) does: Does,
+pub(crate) struct Command {
+    pub(crate) number: Number,
+    pub(crate) does: Does,
     /// The handler waits for something before it does that.
-    pub(super) waits: bool,
+    pub(crate) waits: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Does {
+pub(crate) enum Does {
     Change,
     Nothing,
     Reject,
@@ -50,16 +50,16 @@ pub(super) enum Does {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Changed(Number, Form);
+pub(crate) struct Changed(Number, Form);
 
 /// A refusal, with the state that it was decided on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("refused at revision {}", .0.len())]
-pub(super) struct Refused(pub(super) Vec<Number>);
+pub(crate) struct Refused(pub(crate) Vec<Number>);
 
 impl Ledger {
     /// Runs a command to its end.
-    pub(super) fn decide(mut self, command: &Command) -> Handled<Self> {
+    pub(crate) fn decide(mut self, command: &Command) -> Handled<Self> {
         let form = match command.does {
             Does::Nothing => return Handled::Unchanged,
             Does::Reject => return Handled::Rejected(Refused(self.made_by)),
