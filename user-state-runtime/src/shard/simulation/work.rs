@@ -105,7 +105,7 @@ impl Player {
     ) -> Outcome<Stamp, Write> {
         let world = &mut self.world;
         let fault = dice.u8(0..100);
-        if fault < faults && fault % 3 == 0 {
+        if fault < faults && fault.is_multiple_of(3) {
             world.busy.remove(&write.id);
             world.books.failures += 1;
             return Outcome::NotApplied(RequestError::Refused(refused()));
