@@ -99,7 +99,7 @@ impl<A: LiveAggregate> Persistence<A> for DurableState<A> {
     fn weight(&self, write: &Write) -> Weight {
         Weight {
             rows: 1,
-            bytes: write.payload_len(),
+            bytes: write.bytes(),
         }
     }
 }
