@@ -1,5 +1,6 @@
 //! What can go wrong with a stored state, sorted by what the caller can do next.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::changes::UnreadableChange;
@@ -18,14 +19,6 @@ pub enum StoreError {
     /// The database could not be used just now and nothing was applied; try again later.
     #[error("the database is unavailable, nothing was applied")]
     Unavailable(#[source] Cause),
-    /// The stored revision is not the expected one: another writer was faster. Reload and decide again.
-    #[error("conflict on {persistence_id}: expected revision {expected}; reload and try again")]
-    Conflict {
-        /// The entity.
-        persistence_id: PersistenceId,
-        /// The revision the write was to follow.
-        expected: Revision,
-    },
     /// The write was sent and its answer lost: it may or may not have been applied. Read the row to find out.
     #[error("the outcome of a write is unknown: its answer was lost")]
     OutcomeUnknown(#[source] Cause),
@@ -93,7 +86,7 @@ pub enum StoreError {
     #[error("{what} is {actual}, the limit is {limit}")]
     TooLarge {
         /// What is too large, with its unit.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How large it is.
         actual: usize,
         /// How large it may be.
@@ -141,7 +134,7 @@ pub enum Cause {
     Session(Box<OpenError>),
     /// The store was told to fail (fault injection), or the reason has no better name.
     #[error("{0}")]
-    Other(&'static str),
+    Other(Cow<'static, str>),
 }
 
 /// What a database error is reduced to. Its message and detail are dropped: they can hold the row.
@@ -150,9 +143,16 @@ pub struct DatabaseError {
     /// The SQLSTATE, or for SQLite the extended result code in decimal.
     pub code: Box<str>,
     /// `ERROR`, `FATAL` or `PANIC`; empty for SQLite.
-    pub severity: &'static str,
+    pub severity: Cow<'static, str>,
     /// The name of the violated constraint, where there is one.
     pub constraint: Option<Box<str>>,
+}
+
+impl Cause {
+    /// A reason without a better name.
+    pub const fn other(reason: &'static str) -> Self {
+        Self::Other(Cow::Borrowed(reason))
+    }
 }
 
 impl fmt::Display for DatabaseError {
@@ -206,7 +206,7 @@ pub enum DecodeError {
         /// The version of the document that the step was given.
         from: u32,
         /// What the step says.
-        problem: &'static str,
+        problem: Cow<'static, str>,
     },
     /// The version in the manifest is no positive number.
     #[error("the version in the manifest is not a positive number")]
@@ -215,7 +215,7 @@ pub enum DecodeError {
     #[error("malformed payload: {problem} at byte {offset}")]
     Malformed {
         /// What is wrong, in general terms: never a part of the payload.
-        problem: &'static str,
+        problem: Cow<'static, str>,
         /// Where, counted from 0 in the uncompressed payload; 0 where that is not known.
         offset: usize,
     },
@@ -240,7 +240,7 @@ pub enum DecodeError {
     #[error("field {field} holds a time that cannot be represented")]
     TimeOutOfRange {
         /// The field's stored name.
-        field: &'static str,
+        field: Cow<'static, str>,
     },
     /// The decoder of the state panicked.
     #[error("the decoder panicked")]
@@ -255,13 +255,13 @@ pub enum EncodeError {
     #[error("the persistence id is not of the form this mapping expects: {expected}")]
     ForeignPersistenceId {
         /// The expected form.
-        expected: &'static str,
+        expected: Cow<'static, str>,
     },
     /// A time that the stored form cannot hold.
     #[error("field {field} holds a time that cannot be stored")]
     TimeOutOfRange {
         /// The field's stored name.
-        field: &'static str,
+        field: Cow<'static, str>,
     },
     /// The stored form is larger than what would be read again.
     #[error("the stored form is larger than {limit} bytes")]

@@ -261,9 +261,7 @@ impl From<StoreError> for Failure {
 impl<E: std::error::Error> From<Failure> for AggregateError<E> {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Conflict | Failure::Store(StoreError::Conflict { .. }) => {
-                Self::AggregateConflict
-            }
+            Failure::Conflict => Self::AggregateConflict,
             Failure::Store(
                 error @ (StoreError::Unavailable(_)
                 | StoreError::Misconfigured(_)

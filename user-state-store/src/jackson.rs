@@ -205,7 +205,7 @@ impl Plain<'_> {
             Self::Json(bytes) => json::read(bytes),
             Self::Cbor(bytes) => cbor::read(bytes),
             Self::Tree(tree) => T::deserialize(tree).map_err(|_| DecodeError::Malformed {
-                problem: "a value of the migrated state is not of the form its field has",
+                problem: "a value of the migrated state is not of the form its field has".into(),
                 offset: 0,
             }),
         }
@@ -220,7 +220,7 @@ impl Plain<'_> {
             Self::Json(bytes) => json::read_object(bytes),
             Self::Cbor(bytes) => cbor::read_object(bytes),
             Self::Tree(tree) if !tree.is_object() => Err(DecodeError::Malformed {
-                problem: "the migrated state is not an object",
+                problem: "the migrated state is not an object".into(),
                 offset: 0,
             }),
             Self::Tree(_) => self.read(),

@@ -188,7 +188,7 @@ impl DurableStateStore for Store {
     async fn write_early(&self, batch: &WriteBatch, _: &Early<'_>) -> Vec<Settled> {
         if self.access == Access::ReadOnly {
             let error =
-                StoreError::Misconfigured(Cause::Other("the store is open for reading only"));
+                StoreError::Misconfigured(Cause::other("the store is open for reading only"));
             let refused = vec![WriteOutcome::NotApplied(error); batch.writes().len()];
             return Settled::in_order(refused);
         }

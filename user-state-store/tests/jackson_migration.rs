@@ -181,7 +181,13 @@ fn a_step_that_cannot_do_its_work_is_told_with_its_version_and_without_the_docum
         let payload = stored(manifest, &json!({ "other": marker }));
         let error = mapping().decode(&id(), &payload).unwrap_err();
         let problem = "no steps";
-        assert_eq!(error, DecodeError::Migration { from, problem });
+        assert_eq!(
+            error,
+            DecodeError::Migration {
+                from,
+                problem: problem.into()
+            }
+        );
         assert!(!format!("{error} {error:?} {:?}", mapping()).contains(marker));
     }
 }

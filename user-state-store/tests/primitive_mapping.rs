@@ -69,11 +69,11 @@ fn another_length_or_serializer_or_what_is_no_value_is_refused() {
     let malformed = |problem, offset| Some(DecodeError::Malformed { problem, offset });
     assert_eq!(
         error::<bool>(35, &[2]),
-        malformed("the byte is not 0 or 1", 0)
+        malformed("the byte is not 0 or 1".into(), 0)
     );
     assert_eq!(
         error::<String>(20, b"ab\xff"),
-        malformed("the text is not UTF-8", 2)
+        malformed("the text is not UTF-8".into(), 2)
     );
 
     let other = |number| Some(DecodeError::UnknownSerializer(SerializerId(number)));

@@ -236,7 +236,7 @@ async fn a_repetition_whose_answer_is_lost_too_adds_its_session() -> TestResult 
         let Resolution::Unresolved(StoreError::OutcomeUnknown(cause)) = resolution else {
             return Err(format!("{resolution:?}").into());
         };
-        assert_eq!(cause, Cause::Other("the answer was lost by a plan"));
+        assert_eq!(cause, Cause::other("the answer was lost by a plan"));
         assert_eq!(create.sessions().len(), sessions);
     }
     let sessions = create.sessions().to_vec();

@@ -108,7 +108,7 @@ impl<A: LiveAggregate> Storage<A> for DurableState<A> {
     async fn recover(&self, wanted: Vec<(Key, PersistenceId)>) -> Vec<(Key, Recovery<A, Row>)> {
         let (keys, ids): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
         let missing = || {
-            let error = StoreError::Unavailable(Cause::Other("the store panicked"));
+            let error = StoreError::Unavailable(Cause::other("the store panicked"));
             Err(RequestError::not_loaded(error))
         };
         let mut recovered: Vec<_> = keys.into_iter().map(|key| (key, missing())).collect();
@@ -156,7 +156,7 @@ impl<A: LiveAggregate> Storage<A> for DurableState<A> {
             if let Some(key) = key {
                 let unknown = WriteOutcome::Unknown(UnknownOutcome {
                     session: None,
-                    cause: Cause::Other("the store gave no outcome"),
+                    cause: Cause::other("the store gave no outcome"),
                 });
                 outcomes.push((key, outcome_of(write, unknown)));
             }

@@ -260,7 +260,7 @@ pub(crate) fn length(revision: Revision) -> usize {
 
 pub(crate) fn refused() -> user_state_store::StoreError {
     user_state_store::StoreError::TooLarge {
-        what: "the state",
+        what: "the state".into(),
         actual: 2,
         limit: 1,
     }

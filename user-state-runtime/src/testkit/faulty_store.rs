@@ -408,12 +408,12 @@ fn damage(mut row: StoredState) -> StoredState {
 }
 
 fn unavailable() -> StoreError {
-    StoreError::Unavailable(Cause::Other("an injected fault"))
+    StoreError::Unavailable(Cause::other("an injected fault"))
 }
 
 fn lost() -> WriteOutcome {
     WriteOutcome::Unknown(UnknownOutcome {
         session: Some(OWN_SESSION),
-        cause: Cause::Other("an injected fault"),
+        cause: Cause::other("an injected fault"),
     })
 }

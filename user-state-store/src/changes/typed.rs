@@ -131,7 +131,7 @@ fn typed<A: 'static>(
             decoded(&state.persistence_id, payload, mapping).map(TypedValue::State)
         }
         StoredValue::Withheld { payload_bytes } => Err(StoreError::TooLarge {
-            what: "the payload left out of the change, in bytes",
+            what: "the payload left out of the change, in bytes".into(),
             actual: *payload_bytes,
             limit: 0,
         }),

@@ -63,7 +63,7 @@ pub(crate) fn read_object<'a, T: Deserialize<'a>>(cbor: &'a [u8]) -> Result<T, D
     let mut reader = Reader::new(cbor, Numbers::All);
     if !cbor.is_empty() && !reader.is_at_map() {
         return Err(DecodeError::Malformed {
-            problem: "the value is not a CBOR map",
+            problem: "the value is not a CBOR map".into(),
             offset: 0,
         });
     }
@@ -84,7 +84,7 @@ fn read_with<'a, T: Deserialize<'a>>(mut reader: Reader<'a>) -> Result<T, Decode
         Ok(value)
     });
     value.map_err(|error| DecodeError::Malformed {
-        problem: error.problem,
+        problem: error.problem.into(),
         offset: error.offset.unwrap_or_else(|| reader.offset()),
     })
 }

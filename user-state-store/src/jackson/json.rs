@@ -61,9 +61,9 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, DecodeEr
     };
     value.map_err(|error| DecodeError::Malformed {
         problem: match error.classify() {
-            Category::Eof => "the text ends too early",
-            Category::Data => "a value is not of the form its field has",
-            Category::Syntax | Category::Io => "the text is not JSON",
+            Category::Eof => "the text ends too early".into(),
+            Category::Data => "a value is not of the form its field has".into(),
+            Category::Syntax | Category::Io => "the text is not JSON".into(),
         },
         offset: offset(json, error.line(), error.column()),
     })
@@ -76,7 +76,7 @@ pub(crate) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, DecodeEr
 pub(crate) fn read_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, DecodeError> {
     match json.iter().position(|byte| !b" \t\r\n".contains(byte)) {
         Some(offset) if json.get(offset) != Some(&b'{') => Err(DecodeError::Malformed {
-            problem: "the text is not a JSON object",
+            problem: "the text is not a JSON object".into(),
             offset,
         }),
         _ => read(json),
@@ -185,7 +185,10 @@ mod tests {
         for (json, problem, offset) in cases {
             assert_eq!(
                 read::<Vec<u8>>(json),
-                Err(DecodeError::Malformed { problem, offset }),
+                Err(DecodeError::Malformed {
+                    problem: problem.into(),
+                    offset
+                }),
                 "{json:?}"
             );
         }

@@ -264,7 +264,10 @@ impl Steps<'_> {
                 ),
             };
             if let Some(Step::Transform(transform)) = step {
-                transform(document).map_err(|problem| DecodeError::Migration { from, problem })?;
+                transform(document).map_err(|problem| DecodeError::Migration {
+                    from,
+                    problem: problem.into(),
+                })?;
             }
         }
         Ok(())

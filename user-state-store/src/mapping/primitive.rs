@@ -46,7 +46,7 @@ impl Bytes for String {
         match str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
             Err(error) => Err(DecodeError::Malformed {
-                problem: "the text is not UTF-8",
+                problem: "the text is not UTF-8".into(),
                 offset: error.valid_up_to(),
             }),
         }
@@ -95,7 +95,7 @@ impl Bytes for bool {
             [0] => Ok(false),
             [1] => Ok(true),
             _ => Err(DecodeError::Malformed {
-                problem: "the byte is not 0 or 1",
+                problem: "the byte is not 0 or 1".into(),
                 offset: 0,
             }),
         }

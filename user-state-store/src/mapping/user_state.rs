@@ -157,10 +157,16 @@ impl UserStateMapping {
     ) -> Result<Option<DateTime<Utc>>, DecodeError> {
         match stored {
             StoredTime::Absent => Ok(None),
-            StoredTime::Local(local) => zone::instant(self.zone, local)
-                .map(Some)
-                .ok_or(DecodeError::TimeOutOfRange { field }),
-            StoredTime::OutOfRange => Err(DecodeError::TimeOutOfRange { field }),
+            StoredTime::Local(local) => {
+                zone::instant(self.zone, local)
+                    .map(Some)
+                    .ok_or(DecodeError::TimeOutOfRange {
+                        field: field.into(),
+                    })
+            }
+            StoredTime::OutOfRange => Err(DecodeError::TimeOutOfRange {
+                field: field.into(),
+            }),
         }
     }
 }
@@ -179,7 +185,7 @@ impl StateMapping<UserState> for UserStateMapping {
     ) -> Result<Payload, EncodeError> {
         let key = UserKey::split(persistence_id.entity_id());
         let (mall_id, user_id) = key.map_err(|_| EncodeError::ForeignPersistenceId {
-            expected: "mallId-userId, with or without an entity type before it",
+            expected: "mallId-userId, with or without an entity type before it".into(),
         })?;
         let written = Written {
             mall_id,

@@ -441,7 +441,7 @@ pub(super) fn not_connected(error: OpenError) -> Failure {
         }
         // Of a store that did open, the pooler cannot reach its server now.
         OpenError::StartupRefused(database) => Failure::Unavailable(Cause::Database(database)),
-        OpenError::DatabaseMissing => Failure::Misconfigured(Cause::Other("no such database")),
+        OpenError::DatabaseMissing => Failure::Misconfigured(Cause::other("no such database")),
         OpenError::TlsRefused => Failure::Misconfigured(Cause::Tls),
         error => Failure::Misconfigured(Cause::Session(Box::new(error))),
     }

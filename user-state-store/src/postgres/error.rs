@@ -145,8 +145,8 @@ impl From<Failure> for Cause {
             | Failure::Unavailable(cause)
             | Failure::Misconfigured(cause)
             | Failure::Lost(cause) => cause,
-            Failure::Taken(_) => Self::Other("a unique index refused the commit"),
-            Failure::Closed => Self::Other("the store is closed"),
+            Failure::Taken(_) => Self::Other("a unique index refused the commit".into()),
+            Failure::Closed => Self::Other("the store is closed".into()),
         }
     }
 }
@@ -159,7 +159,7 @@ impl From<Failure> for StoreError {
             Failure::Contended(error) | Failure::Locked(error) => {
                 Self::Unavailable(Cause::Database(error))
             }
-            Failure::Taken(_) => Self::Unavailable(Cause::Other("a unique index refused the row")),
+            Failure::Taken(_) => Self::Unavailable(Cause::other("a unique index refused the row")),
             Failure::Unavailable(cause) | Failure::Lost(cause) => Self::Unavailable(cause),
             Failure::Unfit(cause) | Failure::Misconfigured(cause) => Self::Misconfigured(cause),
             Failure::Closed => Self::Closed,
@@ -217,9 +217,9 @@ fn database_error(error: &sqlx::Error) -> Option<DatabaseError> {
     Some(DatabaseError {
         code: error.code().into(),
         severity: match error.severity() {
-            PgSeverity::Panic => "PANIC",
-            PgSeverity::Fatal => "FATAL",
-            _ => "ERROR",
+            PgSeverity::Panic => "PANIC".into(),
+            PgSeverity::Fatal => "FATAL".into(),
+            _ => "ERROR".into(),
         },
         constraint: error.constraint().map(Into::into),
     })
@@ -239,7 +239,7 @@ fn cause(error: &sqlx::Error) -> Cause {
         sqlx::Error::Io(error) => Cause::Io(error.kind()),
         sqlx::Error::Tls(_) => Cause::Tls,
         sqlx::Error::PoolTimedOut => Cause::PoolTimeout,
-        sqlx::Error::Configuration(_) => Cause::Other("the driver refused the configuration"),
+        sqlx::Error::Configuration(_) => Cause::other("the driver refused the configuration"),
         _ => Cause::Protocol,
     }
 }

@@ -357,11 +357,11 @@ mod tests {
             (Cause::Deadline, true),
             (Cause::Io(std::io::ErrorKind::ConnectionRefused), true),
             (Cause::PoolTimeout, true),
-            (database("57P01", "FATAL"), true),
-            (database("53300", "FATAL"), true),
-            (database("08006", "ERROR"), true),
-            (database("57014", "ERROR"), false),
-            (database("53100", "ERROR"), false),
+            (database("57P01", "FATAL".into()), true),
+            (database("53300", "FATAL".into()), true),
+            (database("08006", "ERROR".into()), true),
+            (database("57014", "ERROR".into()), false),
+            (database("53100", "ERROR".into()), false),
         ] {
             let call = Call::of_error(&StoreError::Unavailable(cause.clone()), 3);
             assert_eq!(

@@ -211,7 +211,7 @@ impl Standard {
         if let Some(setting) = text("not_in_force") {
             return Err(OpenError::SettingRefused {
                 setting: setting.into(),
-                cause: Cause::Other("it was set, and is not in force"),
+                cause: Cause::other("it was set, and is not in force"),
             });
         }
         let schema: Box<str> = text("schema")

@@ -9,13 +9,13 @@ use crate::store::{
 };
 
 /// A lost session may still apply the write, so a row that could change is no answer.
-const OPEN_SESSION: StoreError = StoreError::Unavailable(Cause::Other(
+const OPEN_SESSION: StoreError = StoreError::Unavailable(Cause::other(
     "a session that lost its client may still be writing, or waits for a standby",
 ));
 
 /// The row is where the write expects it, and yet the repetition conflicted: somebody is writing just now.
 const MOVING: StoreError =
-    StoreError::Unavailable(Cause::Other("the row changed while its write was resolved"));
+    StoreError::Unavailable(Cause::other("the row changed while its write was resolved"));
 
 /// What to do after the repetition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,7 +243,7 @@ mod tests {
     fn a_repetition_that_conflicts_or_is_refused_leaves_the_answer_to_the_row() {
         let refusal = DatabaseError {
             code: "22021".into(),
-            severity: "ERROR",
+            severity: "ERROR".into(),
             constraint: None,
         };
         let (what, actual, limit) = ("the payload in bytes", 2, 1);
@@ -255,7 +255,7 @@ mod tests {
             ),
             (
                 WriteOutcome::NotApplied(StoreError::TooLarge {
-                    what,
+                    what: what.into(),
                     actual,
                     limit,
                 }),

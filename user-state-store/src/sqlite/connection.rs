@@ -223,7 +223,7 @@ impl Lease {
         }
         match self.unlocked {
             Some(before) if Unlocked::of(&before.path).as_ref() != Some(&before) => {
-                Err(StoreError::Unavailable(Cause::Other(
+                Err(StoreError::Unavailable(Cause::other(
                     "the database file changed while it was read",
                 )))
             }

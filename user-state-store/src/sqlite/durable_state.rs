@@ -59,7 +59,7 @@ pub(super) async fn load(
 ) -> Result<Vec<LoadedRow>, StoreError> {
     if ids.len() > BATCH_ROWS_MAX {
         return Err(StoreError::TooLarge {
-            what: "the number of ids in a load",
+            what: "the number of ids in a load".into(),
             actual: ids.len(),
             limit: BATCH_ROWS_MAX,
         });

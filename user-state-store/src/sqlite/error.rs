@@ -86,10 +86,10 @@ pub(super) fn cause(error: &sqlx::Error) -> Cause {
     match error {
         sqlx::Error::Database(error) => Cause::Database(database_error(error.as_ref())),
         sqlx::Error::Io(error) => Cause::Io(error.kind()),
-        sqlx::Error::WorkerCrashed => Cause::Other("the thread of the database connection ended"),
+        sqlx::Error::WorkerCrashed => Cause::other("the thread of the database connection ended"),
         sqlx::Error::PoolTimedOut => Cause::PoolTimeout,
         sqlx::Error::Protocol(_) => Cause::Protocol,
-        _ => Cause::Other("the database library failed"),
+        _ => Cause::other("the database library failed"),
     }
 }
 
@@ -127,7 +127,7 @@ pub(super) fn on_open(error: &sqlx::Error, path: &Path, access: Access) -> OpenE
 fn database_error(error: &dyn sqlx::error::DatabaseError) -> DatabaseError {
     DatabaseError {
         code: error.code().unwrap_or_default().into(),
-        severity: "",
+        severity: "".into(),
         constraint: None,
     }
 }

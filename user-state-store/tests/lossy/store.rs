@@ -100,7 +100,7 @@ impl DurableStateStore for LossyStore {
         let (fault, session) = self.next_fault();
         let lost = WriteOutcome::Unknown(UnknownOutcome {
             session: Some(session),
-            cause: Cause::Other("the answer was lost by a plan"),
+            cause: Cause::other("the answer was lost by a plan"),
         });
         match fault {
             None => self.inner.write(batch).await,

@@ -46,7 +46,7 @@ fn bytes(digits: &str) -> Vec<u8> {
     pairs.iter().map(|pair| byte(pair)).collect()
 }
 
-fn problem<T>(read: &Result<T, DecodeError>) -> (&'static str, usize) {
+fn problem<T>(read: &Result<T, DecodeError>) -> (&str, usize) {
     match read {
         Err(DecodeError::Malformed { problem, offset }) => (problem, *offset),
         _ => ("none", 0),
@@ -364,12 +364,14 @@ fn an_error_tells_the_kind_and_the_place_and_no_text() {
         ),
     ];
     for (digits, (expected, place)) in cases {
-        let (problem, offset) = problem(&read::<Fields>(&bytes(digits)));
+        let read = read::<Fields>(&bytes(digits));
+        let (problem, offset) = problem(&read);
         assert_eq!(problem, expected, "{digits}");
         assert!(offset.abs_diff(place) <= 1, "{digits}: {offset}");
     }
     for digits in ["80", "f6", "01", "60"] {
-        let (problem, _) = problem(&read_object::<Fields>(&bytes(digits)));
+        let read = read_object::<Fields>(&bytes(digits));
+        let (problem, _) = problem(&read);
         assert_eq!(problem, "the value is not a CBOR map", "{digits}");
     }
     assert_eq!(read_object(&bytes("c0a0")), Ok(Fields::default()));

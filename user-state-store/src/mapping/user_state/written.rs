@@ -66,7 +66,9 @@ impl Written<'_> {
             json.extend_from_slice(b"null");
             return Ok(());
         };
-        let local = zone::local(self.zone, at).ok_or(EncodeError::TimeOutOfRange { field })?;
+        let local = zone::local(self.zone, at).ok_or(EncodeError::TimeOutOfRange {
+            field: field.into(),
+        })?;
         json.push(b'"');
         local_date_time::write(json, local);
         json.push(b'"');
@@ -112,7 +114,9 @@ impl Written<'_> {
             cbor.push(cbor::NULL);
             return Ok(());
         };
-        let local = zone::local(self.zone, at).ok_or(EncodeError::TimeOutOfRange { field })?;
+        let local = zone::local(self.zone, at).ok_or(EncodeError::TimeOutOfRange {
+            field: field.into(),
+        })?;
         let mut text = Vec::with_capacity(local_date_time::CHARACTERS_MAX);
         local_date_time::write(&mut text, local);
         cbor::write_piece(cbor, &text);

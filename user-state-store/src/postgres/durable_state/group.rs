@@ -30,7 +30,7 @@ const CONTENDED_MAX: u32 = 5;
 const LOOKED_IN_VAIN_MAX: u32 = 2;
 
 /// Why a part was not sent: others of its batch took all the time there is.
-const UNSENT: Cause = Cause::Other("the rest of its batch took too long, so it was not sent");
+const UNSENT: Cause = Cause::other("the rest of its batch took too long, so it was not sent");
 
 /// How a part meets rows that somebody else holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -232,7 +232,7 @@ impl Group<'_> {
 fn not_available() -> DatabaseError {
     DatabaseError {
         code: "55P03".into(),
-        severity: "ERROR",
+        severity: "ERROR".into(),
         constraint: None,
     }
 }

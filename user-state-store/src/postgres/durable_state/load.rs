@@ -65,7 +65,7 @@ pub(in crate::postgres) async fn load(
 ) -> Result<Vec<LoadedRow>, StoreError> {
     if ids.len() > BATCH_ROWS_MAX {
         return Err(StoreError::TooLarge {
-            what: "the number of ids",
+            what: "the number of ids".into(),
             actual: ids.len(),
             limit: BATCH_ROWS_MAX,
         });

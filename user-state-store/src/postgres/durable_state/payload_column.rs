@@ -241,7 +241,7 @@ pub(super) fn refusal(
     }
     let limit = settings.payload_bytes_max;
     (stored.bytes_max > limit).then_some(StoreError::TooLarge {
-        what: "the payload's number of bytes as jsonb text",
+        what: "the payload's number of bytes as jsonb text".into(),
         actual: stored.bytes_max,
         limit,
     })
@@ -250,7 +250,7 @@ pub(super) fn refusal(
 fn refused(code: &str) -> StoreError {
     StoreError::Refused(DatabaseError {
         code: code.into(),
-        severity: "ERROR",
+        severity: "ERROR".into(),
         constraint: None,
     })
 }

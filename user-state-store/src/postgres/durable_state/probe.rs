@@ -295,7 +295,7 @@ impl Failed {
     /// What the server answered; the error itself if that is not about the table.
     fn cause(&self) -> Result<Cause, OpenError> {
         match &self.reason {
-            Reason::NoRow => Ok(Cause::Other("the statement succeeded and wrote no row")),
+            Reason::NoRow => Ok(Cause::other("the statement succeeded and wrote no row")),
             Reason::Sqlx(error) => match open_error(error) {
                 OpenError::Database(cause) => Ok(cause),
                 OpenError::AuthenticationFailed(error) => Ok(Cause::Database(error)),

@@ -301,7 +301,7 @@ impl<'settings> Reader<'settings> {
             db_timestamp: db_timestamp
                 .date_time()
                 .ok_or(DecodeError::TimeOutOfRange {
-                    field: "db_timestamp",
+                    field: "db_timestamp".into(),
                 })?,
             state_payload,
             tags,
@@ -345,5 +345,8 @@ pub(super) fn is_readable<T: Type<Postgres>>(row: &PgRow, place: usize) -> bool 
 }
 
 fn malformed(problem: &'static str) -> DecodeError {
-    DecodeError::Malformed { problem, offset: 0 }
+    DecodeError::Malformed {
+        problem: problem.into(),
+        offset: 0,
+    }
 }

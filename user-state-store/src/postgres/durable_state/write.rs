@@ -211,13 +211,13 @@ fn refusal(write: &Write, settings: &StoreSettings) -> Option<StoreError> {
     let has_nul = |text: &str| text.as_bytes().contains(&0);
     let has_nul = has_nul(manifest) || tags.iter().any(has_nul);
     too_large(
-        "the payload's number of bytes",
+        "the payload's number of bytes".into(),
         payload.bytes.len(),
         settings.payload_bytes_max,
     )
     .or_else(|| {
         too_large(
-            "the manifest's number of characters",
+            "the manifest's number of characters".into(),
             characters(manifest),
             CHARACTERS_MAX,
         )
@@ -237,7 +237,7 @@ fn has_nul(companion: &Companion) -> bool {
 fn not_in_repertoire() -> StoreError {
     StoreError::Refused(DatabaseError {
         code: "22021".into(),
-        severity: "ERROR",
+        severity: "ERROR".into(),
         constraint: None,
     })
 }

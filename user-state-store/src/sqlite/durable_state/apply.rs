@@ -299,7 +299,7 @@ fn tags_column(tags: &Tags) -> Option<String> {
 pub(super) fn refusal(write: &Write, payload_bytes_max: usize) -> Option<WriteOutcome> {
     (write.payload_len() > payload_bytes_max).then(|| {
         WriteOutcome::NotApplied(StoreError::TooLarge {
-            what: "the payload in bytes",
+            what: "the payload in bytes".into(),
             actual: write.payload_len(),
             limit: payload_bytes_max,
         })

@@ -109,5 +109,8 @@ fn read_tags(row: &SqliteRow) -> Result<Tags, DecodeError> {
 }
 
 fn malformed(problem: &'static str) -> DecodeError {
-    DecodeError::Malformed { problem, offset: 0 }
+    DecodeError::Malformed {
+        problem: problem.into(),
+        offset: 0,
+    }
 }
