@@ -72,7 +72,7 @@ fn a_request_to_leave_waits_for_changes_and_takes_those_behind_it_along() {
 #[test]
 fn a_late_message_does_not_make_an_entity_older() {
     let mut scene = Scene::live(false);
-    let now = Moment::ORIGIN + std::time::Duration::from_secs(60);
+    let now = Moment::ORIGIN + std::time::Duration::from_mins(1);
     scene.entity.touch(now);
     scene.entity.touch(Moment::ORIGIN);
     assert_eq!(scene.entity.touched(), now);

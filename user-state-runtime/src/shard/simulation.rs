@@ -93,7 +93,7 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the seed is to differ each time")]
     fn a_shard_keeps_its_promises_for_seeds_that_nobody_has_seen() -> TestResult {
-        let first = u64::from(chrono::Utc::now().timestamp().unsigned_abs() as u32) << 16;
+        let first = chrono::Utc::now().timestamp().unsigned_abs() << 16;
         println!("first seed: {first}");
         simulate(Scale::Entity, first, SCHEDULES / 8)?;
         simulate(Scale::Shard, first, SCHEDULES / 8)

@@ -134,7 +134,7 @@ fn callers_that_were_answered_are_let_back_in_before_anything_else() {
 fn a_barrier_is_passed_when_what_was_due_has_left() {
     let mut player = shard(4);
     read(&mut player, "mall-a");
-    player.barrier(Duration::from_secs(3_600));
+    player.barrier(Duration::from_hours(1));
     assert_eq!(player.world.barriers.len(), 1, "its entity is being loaded");
     finish(&mut player);
     assert!(player.world.barriers.is_empty());

@@ -87,7 +87,7 @@ impl Setup {
         };
         let crowded = scale == Scale::Shard && dice.bool();
         let limits = Limits {
-            idle_timeout: Duration::from_secs(1_800),
+            idle_timeout: Duration::from_mins(30),
             live_entities_max: if crowded {
                 dice.usize(1..=entities)
             } else {
