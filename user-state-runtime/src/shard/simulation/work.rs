@@ -51,7 +51,7 @@ impl Player {
             .map(|(key, id)| {
                 let recovery = match dice.u8(0..200) {
                     fault if fault >= faults => Ok(self.world.database.load(&id)),
-                    fault if fault % 2 == 0 => Err(RequestError::Unavailable(refused())),
+                    fault if fault.is_multiple_of(2) => Err(RequestError::Unavailable(refused())),
                     _ => Err(RequestError::Unreadable(refused())),
                 };
                 if recovery.is_err() {
