@@ -1,6 +1,7 @@
 //! Goal: entities and shards know no mode of persistence, so that another mode copies none of them.
 //! Method: the sources of both are searched for the names of durable-state types; a planted one is found.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -49,13 +50,10 @@ fn foreign_names(source: &str) -> Vec<String> {
     imports.chain(named).collect()
 }
 
-/// The sources of entities and shards, without those of their tests.
+/// All sources in a directory.
 fn sources(of: &Path, found: &mut Vec<PathBuf>) -> TestResult {
     for entry in std::fs::read_dir(of)? {
         let path = entry?.path();
-        if path.ends_with("simulation") || path.ends_with("simulation.rs") {
-            continue;
-        }
         if path.is_dir() {
             sources(&path, found)?;
         } else {
@@ -65,19 +63,49 @@ fn sources(of: &Path, found: &mut Vec<PathBuf>) -> TestResult {
     Ok(())
 }
 
+/// The modules that a source declares for tests only.
+fn test_modules(source: &str) -> impl Iterator<Item = &str> {
+    source.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
+        let (declared, _) = rest.split_once(';')?;
+        declared.rsplit_once("mod ").map(|(_, name)| name)
+    })
+}
+
 #[test]
 fn entities_and_shards_name_no_type_of_the_durable_state_mode() -> TestResult {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![source.join("entity.rs"), source.join("shard.rs")];
     sources(&source.join("entity"), &mut files)?;
     sources(&source.join("shard"), &mut files)?;
-    assert!(files.len() >= 10, "only {files:?}");
-    for file in files {
-        let text = std::fs::read_to_string(&file)?;
-        let production = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-        assert_eq!(foreign_names(production), [""; 0], "{}", file.display());
+    let texts: Vec<(PathBuf, String)> = files
+        .into_iter()
+        .map(|file| std::fs::read_to_string(&file).map(|text| (file, text)))
+        .collect::<Result<_, _>>()?;
+    let for_tests: BTreeSet<&str> = texts
+        .iter()
+        .flat_map(|(_, text)| test_modules(text))
+        .collect();
+    let is_for_tests = |file: &Path| {
+        let names = file.with_extension("");
+        let mut names = names.iter().filter_map(|name| name.to_str());
+        names.any(|name| for_tests.contains(name))
+    };
+    let production = texts.iter().filter(|(file, _)| !is_for_tests(file));
+    let mut checked = 0;
+    for (file, text) in production {
+        let production = text.split("#[cfg(test)]\nmod tests {").next();
+        let names = foreign_names(production.unwrap_or_default());
+        assert_eq!(names, [""; 0], "{}", file.display());
+        checked += 1;
     }
+    assert!(checked >= 15, "only {checked} files");
     Ok(())
+}
+
+#[test]
+fn modules_for_tests_are_told_from_the_others() {
+    let source = "mod core;\n#[cfg(test)]\npub(crate) mod scene;\n#[cfg(test)]\nmod tests;\n";
+    assert_eq!(test_modules(source).collect::<Vec<_>>(), ["scene", "tests"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use chrono::DateTime;
 use futures_util::TryStreamExt as _;
 use sqlx::{Either, Executor as _, Row as _, SqliteConnection};
 
-use super::Query;
+use super::fetch::Query;
 use crate::error::StoreError;
 use crate::payload::SerializerId;
 use crate::sqlite::error::{Kind, before_commit, is_of_trigger, kind};

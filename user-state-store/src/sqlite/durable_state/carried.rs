@@ -7,8 +7,8 @@
 use futures_util::TryStreamExt as _;
 use sqlx::{Either, Executor as _, Row as _, SqliteConnection};
 
-use super::Query;
 use super::apply::{STATEMENTS, Transaction, apply};
+use super::fetch::Query;
 use crate::sqlite::error::{Kind, before_commit, is_of_trigger, kind};
 use crate::store::{
     Companion, CompanionKind, CompanionValue, Guards, Write, WriteBatch, WriteOutcome,

@@ -11,8 +11,8 @@ use futures_util::TryStreamExt as _;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
+use super::fetch::{Failure, Query, bound, run};
 use super::row::read;
-use super::{Query, bound, run};
 use crate::changes::{ChangesPage, ChangesQuery, PAGE_BYTES_MAX, RowKey, UnreadableRow};
 use crate::error::StoreError;
 use crate::persistence_id::PersistenceId;
@@ -222,7 +222,7 @@ fn unreadable(row: &SqliteRow, reason: StoreError) -> Result<UnreadableRow, Stor
     })
 }
 
-impl super::Failure {
+impl Failure {
     /// Whether a page of the file that holds the value is damaged.
     fn is_damage(&self) -> bool {
         matches!(self, Self::Sqlite(error) if kind(error) == Kind::NotADatabase)

@@ -15,7 +15,7 @@
 
 use super::apply::{Transaction, refusal};
 use super::carried::apply_all;
-use super::{Failure, run};
+use super::fetch::{Failure, run};
 use crate::error::{Cause, StoreError};
 use crate::sqlite::connection::Lane;
 use crate::sqlite::error::{Kind, before_commit, cause, kind};
