@@ -24,6 +24,7 @@ mod admission;
 mod batching;
 mod core;
 mod database;
+mod delivery;
 mod entities;
 mod hands;
 mod limits;

@@ -8,23 +8,23 @@
 
 use std::collections::VecDeque;
 
-use user_state_store::{PersistenceId, Revision};
+use user_state_store::PersistenceId;
 
 use super::admission::Admission;
 use super::batching::{InFlight, Landed};
-use super::entities::{Entities, Live};
+use super::entities::Entities;
 use super::limits::Limits;
 use super::{Input, Mail, MailOf, Recovered, Step};
 use crate::barrier::BarrierError;
 use crate::clock::Moment;
-use crate::effects::{Counter, Effects, Hands, WriteOf};
-use crate::entity::{Desk, Entity, Next, OpenRequest, Surroundings};
+use crate::effects::{Effects, WriteOf};
+use crate::entity::{Desk, Next, OpenRequest};
 use crate::error::RequestError;
 use crate::fault::{Fault, planted};
 use crate::lifecycle::PassivationReason;
 use crate::persistence::Key;
 use crate::real_time::RealTime;
-use crate::request::{Answer, Message, Request};
+use crate::request::{Message, Request};
 
 /// A shard's entities and queues.
 pub(super) struct Core<E: Effects> {
@@ -48,7 +48,7 @@ pub(super) struct Core<E: Effects> {
     /// Scratch buffer of [`Core::on_mail`]; empty between turns.
     addressees: Vec<Option<Key>>,
     /// Entities that have to be loaded.
-    loads: VecDeque<Key>,
+    pub(super) loads: VecDeque<Key>,
     loads_in_flight: usize,
     pub(super) admission: Admission<E>,
     pub(super) desk: Desk<E>,
@@ -361,82 +361,10 @@ impl<E: Effects> Core<E> {
         }
     }
 
-    /// Gives a request to its entity, which is brought to life if there is room.
-    pub(super) fn deliver(&mut self, id: PersistenceId, request: OpenRequest<E>, out: &mut E) {
-        match self.entities.key_of(&id) {
-            Some(key) => self.deliver_to(key, id, request, out),
-            None => self.enter(id, request, out),
-        }
-    }
-
-    fn deliver_to(&mut self, key: Key, id: PersistenceId, request: OpenRequest<E>, out: &mut E) {
-        let Some(Live { entity, .. }) = self.entities.get_mut(key) else {
-            return self.enter(id, request, out);
-        };
-        let due = self.limits.is_due(entity.touched(), request.accepted_at);
-        if due && entity.is_idle() {
-            self.passivate(key, PassivationReason::Idle, out);
-            self.enter(id, request, out);
-            return;
-        }
-        let limit = self.limits.entity_requests_max + usize::from(planted(Fault::LimitOffByOne));
-        if entity.open_requests() >= limit {
-            self.fail(&id, request, RequestError::Overloaded, out);
-            return;
-        }
-        if due {
-            let leave = (!entity.is_leaving()).then(|| self.open_leave(PassivationReason::Idle));
-            self.entities.set_aside(key);
-            self.with_entity(key, out, |entity, around| {
-                if let Some(leave) = leave {
-                    entity.enqueue(leave, around);
-                }
-                entity.accept(request, around)
-            });
-            return;
-        }
-        if !request.request.is_passivation() {
-            entity.touch(request.accepted_at);
-            self.entities.renew(key);
-        }
-        self.with_entity(key, out, |entity, around| entity.accept(request, around));
-    }
-
     /// A request of the shard itself.
     pub(super) fn open_leave(&mut self, reason: PassivationReason) -> OpenRequest<E> {
         let counts = &mut self.desk.counts;
         OpenRequest::open(Request::Leave(reason), None, self.now, counts)
-    }
-
-    pub(super) fn bring_to_life(
-        &mut self,
-        id: PersistenceId,
-        request: OpenRequest<E>,
-        out: &mut E,
-    ) {
-        let Some(initial) = out.hands().initial_state() else {
-            self.fail(&id, request, RequestError::Panicked, out);
-            return;
-        };
-        let accepted_at = request.accepted_at;
-        let key = self.entities.insert(id, Entity::new(initial, accepted_at));
-        out.count(Counter::Entered, 1);
-        self.loads.push_back(key);
-        // It may have waited for room until it was due.
-        let leave = self
-            .limits
-            .is_due(accepted_at, self.now)
-            .then(|| self.open_leave(PassivationReason::Idle));
-        if leave.is_some() {
-            self.entities.set_aside(key);
-            self.leaves_opened = true;
-        }
-        self.with_entity(key, out, |entity, around| {
-            for request in std::iter::once(request).chain(leave) {
-                entity.enqueue(request, around);
-            }
-            Next::Wait
-        });
     }
 
     fn start_loads(&mut self, out: &mut E) {
@@ -476,93 +404,10 @@ impl<E: Effects> Core<E> {
         }
     }
 
-    fn fail_barriers(&mut self) {
+    pub(super) fn fail_barriers(&mut self) {
         for waiter in &mut self.barriers {
             waiter.flush_failed = true;
         }
-    }
-
-    /// Calls an entity and does what follows from it.
-    pub(super) fn with_entity(
-        &mut self,
-        key: Key,
-        out: &mut E,
-        call: impl FnOnce(&mut Entity<E>, &mut Surroundings<'_, E>) -> Next<E>,
-    ) {
-        let Some(Live { id, entity, .. }) = self.entities.get_mut(key) else {
-            return;
-        };
-        let desk = &mut self.desk;
-        let next = call(entity, &mut Surroundings { id, out, desk });
-        if entity.list_as_dirty() {
-            self.dirty.push_back(key);
-        }
-        self.follow(key, next, out);
-    }
-
-    fn follow(&mut self, key: Key, next: Next<E>, out: &mut E) {
-        match next {
-            Next::Wait => {}
-            Next::Run(running) => out.run(key, running),
-            Next::Load => self.loads.push_back(key),
-            Next::Leave {
-                reason,
-                request,
-                others,
-            } => {
-                let Some((id, revision)) = self.passivate(key, reason, out) else {
-                    return;
-                };
-                self.answer(&id, request, revision, out);
-                for request in others {
-                    self.deliver(id.clone(), request, out);
-                }
-            }
-            Next::Drop(others) => {
-                // It was due and could not be flushed.
-                if others
-                    .iter()
-                    .any(|request| matches!(request.request, Request::Leave(_)))
-                {
-                    self.fail_barriers();
-                }
-                let Some((id, entity)) = self.entities.remove(key) else {
-                    return;
-                };
-                out.hands().discard(entity);
-                out.count(Counter::Left, 1);
-                for request in others {
-                    self.deliver(id.clone(), request, out);
-                }
-            }
-        }
-    }
-
-    /// Answers a request to leave.
-    pub(super) fn answer(
-        &mut self,
-        id: &PersistenceId,
-        request: OpenRequest<E>,
-        revision: Revision,
-        out: &mut E,
-    ) {
-        let desk = &mut self.desk;
-        request.answer(
-            revision,
-            Answer::Passivated,
-            &mut Surroundings { id, out, desk },
-        );
-    }
-
-    pub(super) fn fail(
-        &mut self,
-        id: &PersistenceId,
-        request: OpenRequest<E>,
-        error: RequestError,
-        out: &mut E,
-    ) {
-        let desk = &mut self.desk;
-        request.fail(error, &mut Surroundings { id, out, desk });
     }
 }
 
