@@ -175,16 +175,20 @@ async fn returning<'a, E: Effects>(
     mail: &'a mut Vec<MailOf<E>>,
     room: usize,
 ) -> Input<'a, E> {
-    for _ in 0..=TURNS_MISSED_MAX {
+    let mut missed = 0;
+    loop {
         // No waker is left in the mailbox by this, so that the turns below are not cut short by the
         // first mail.
         let receiving = tokio::task::coop::unconstrained(mailbox.recv_many(mail, room));
-        if let Some(came) = receiving.now_or_never() {
-            return received(mail, came);
+        match receiving.now_or_never() {
+            Some(came) => return received(mail, came),
+            None if missed == TURNS_MISSED_MAX => return Input::NobodyReturned,
+            None => {
+                missed += 1;
+                tokio::task::yield_now().await;
+            }
         }
-        tokio::task::yield_now().await;
     }
-    Input::NobodyReturned
 }
 
 async fn until(deadline: Option<Instant>) {
