@@ -38,17 +38,17 @@ impl<A: LiveAggregate> Reply<A> {
         hands: &impl Hands<A>,
     ) -> Option<FailureReason> {
         match (self, answer) {
-            (Self::Execute(reply), Answer::Done) => hands.discard(reply.send(Ok(revision))),
+            (Self::Execute(reply), Answer::Done) => drop_unsent(reply.send(Ok(revision)), hands),
             (Self::Execute(reply), Answer::Rejected(error)) => {
                 let rejected = Box::new(ExecuteError::Rejected(error));
-                hands.discard(reply.send(Err(rejected)));
+                drop_unsent(reply.send(Err(rejected)), hands);
             }
             (Self::Tell, Answer::Rejected(error)) => {
                 hands.discard(error);
                 return Some(FailureReason::Rejected);
             }
             (Self::State(reply), Answer::State(state)) => {
-                hands.discard(reply.send(Ok(Versioned { state, revision })));
+                drop_unsent(reply.send(Ok(Versioned { state, revision })), hands);
             }
             (Self::Delete(reply), Answer::Deleted) => drop(reply.send(Ok(revision))),
             (Self::Passivate(reply), Answer::Passivated) => drop(reply.send(Ok(()))),
@@ -70,14 +70,14 @@ impl<A: LiveAggregate> Reply<A> {
         match self {
             Self::Execute(reply) => {
                 let error = ExecuteError::new(error, command);
-                hands.discard(reply.send(Err(Box::new(error))));
+                drop_unsent(reply.send(Err(Box::new(error))), hands);
                 return None;
             }
             Self::Tell => {
                 hands.discard(command);
                 return Some(FailureReason::from(&error));
             }
-            Self::State(reply) => hands.discard(reply.send(Err(Box::new(error)))),
+            Self::State(reply) => drop_unsent(reply.send(Err(Box::new(error))), hands),
             Self::Delete(reply) => drop(reply.send(Err(Box::new(error)))),
             Self::Passivate(reply) => drop(reply.send(Err(Box::new(error)))),
         }
@@ -89,6 +89,16 @@ impl<A: LiveAggregate> Reply<A> {
         if let Self::Execute(reply) = self {
             std::hint::black_box(reply.is_closed());
         }
+    }
+}
+
+/// A caller that has gone is no concern, but what it leaves may panic when it is dropped.
+fn drop_unsent<A: LiveAggregate, T>(
+    sent: Result<(), oneshot::SendError<T>>,
+    hands: &impl Hands<A>,
+) {
+    if let Err(unsent) = sent {
+        hands.discard(unsent);
     }
 }
 

@@ -145,7 +145,8 @@ pub(crate) async fn run<A: LiveAggregate, P: Storage<A>>(
                 () = until(deadline), if deadline.is_some() => Input::RealTimeReached,
             }
         };
-        step = core.step(input, rim.now(), &mut rim);
+        let now = rim.clock();
+        step = core.step(input, now, &mut rim);
         if core.closes_mailbox() {
             mailbox.close();
         }

@@ -149,8 +149,8 @@ impl<E: Effects> Entity<E> {
         match handled {
             Handled::Changed(state, events) => match self.gather(events, around) {
                 Ok(revision) => {
-                    let outdated = std::mem::replace(&mut self.state, state);
-                    around.out.hands().discard(outdated);
+                    let place = &mut self.state;
+                    let _replaced = around.out.hands().guard(|| *place = state);
                     self.revision = revision;
                     self.settle(request, Answer::Done, around);
                 }

@@ -34,19 +34,6 @@ impl<E: Effects> Landed<E> {
             self.0.push_back(outcomes.into_iter());
         }
     }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn pop(&mut self) -> Option<(Key, OutcomeOf<E>)> {
-        let report = self.0.front_mut()?;
-        let next = report.next();
-        if report.len() == 0 {
-            self.0.pop_front();
-        }
-        next
-    }
 }
 
 impl<E: Effects> Default for Landed<E> {
@@ -172,18 +159,23 @@ impl<E: Effects> Core<E> {
 
     /// Tells entities what became of their writes, until enough requests are answered. How many that
     /// are; `None` if no entity was left to be told.
-    pub(super) fn tell_landed(&mut self, now: RealTime, out: &mut E) -> Option<usize> {
-        if self.landed.is_empty() {
-            return None;
-        }
+    pub(super) fn tell_landed(
+        &mut self,
+        now: impl Fn() -> RealTime + Copy,
+        out: &mut E,
+    ) -> Option<usize> {
+        let mut report = self.landed.0.pop_front()?;
         let open = self.desk.counts.open();
         let mut answered = 0;
         let mut unknown = Vec::new();
         while answered < ANSWERS_AT_ONCE
-            && let Some((key, outcome)) = self.landed.pop()
+            && let Some((key, outcome)) = report.next()
         {
             self.on_outcome(key, outcome, now, &mut unknown, out);
             answered = open.saturating_sub(self.desk.counts.open());
+        }
+        if report.len() > 0 {
+            self.landed.0.push_front(report);
         }
         if !unknown.is_empty() {
             out.resolve(unknown, Attempt::First);
@@ -195,7 +187,7 @@ impl<E: Effects> Core<E> {
         &mut self,
         key: Key,
         outcome: OutcomeOf<E>,
-        now: RealTime,
+        now: impl Fn() -> RealTime,
         unknown: &mut Vec<(Key, LostOf<E>)>,
         out: &mut E,
     ) {
@@ -217,7 +209,7 @@ impl<E: Effects> Core<E> {
                 });
             }
             Outcome::Unknown(lost) => {
-                let deadline = now + self.limits.resolve_timeout;
+                let deadline = now() + self.limits.resolve_timeout;
                 self.with_entity(key, out, |entity, around| {
                     entity.on_unknown(deadline, around);
                     Next::Wait

@@ -103,7 +103,14 @@ impl<E: Effects> Core<E> {
     }
 
     /// Makes of one input whatever follows from it. Says what the next input may be.
-    pub(super) fn step(&mut self, input: Input<'_, E>, now: RealTime, out: &mut E) -> Step {
+    ///
+    /// The time is asked for only if something depends on it: a clock costs more than many an input.
+    pub(super) fn step(
+        &mut self,
+        input: Input<'_, E>,
+        now: impl Fn() -> RealTime + Copy,
+        out: &mut E,
+    ) -> Step {
         let open = self.desk.counts.open();
         match input {
             Input::Mail(mail) => {
@@ -131,13 +138,13 @@ impl<E: Effects> Core<E> {
                 });
             }
             Input::ClockReached(moment) => self.now = self.now.max(moment),
-            Input::RealTimeReached => self.on_real_time(now, out),
+            Input::RealTimeReached => self.on_real_time(now(), out),
         }
         self.go_on(now, out)
     }
 
     /// Goes on until somebody has to be waited for.
-    fn go_on(&mut self, now: RealTime, out: &mut E) -> Step {
+    fn go_on(&mut self, now: impl Fn() -> RealTime + Copy, out: &mut E) -> Step {
         loop {
             if self.ending == Ending::Now {
                 return Step::Finished;
@@ -160,7 +167,7 @@ impl<E: Effects> Core<E> {
     }
 
     /// What every input is followed by: idle entities leave, loads and batches start.
-    fn turn(&mut self, now: RealTime, out: &mut E) {
+    fn turn(&mut self, now: impl Fn() -> RealTime, out: &mut E) {
         self.expire_in_turns(now, out);
         // Before what it may lead to: an entity that cannot be encoded leaves, and is loaded anew for
         // those that waited.

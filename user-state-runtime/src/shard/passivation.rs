@@ -28,9 +28,9 @@ const LEAVES_PAUSE: Duration = Duration::from_millis(1);
 
 impl<E: Effects> Core<E> {
     /// Lets a turn's worth of entities leave, if the pause after the last such turn is over.
-    pub(super) fn expire_in_turns(&mut self, now: RealTime, out: &mut E) {
+    pub(super) fn expire_in_turns(&mut self, now: impl Fn() -> RealTime, out: &mut E) {
         if !self.has_more_due() && self.expire(out) {
-            self.leaves_resume = Some(now + LEAVES_PAUSE);
+            self.leaves_resume = Some(now() + LEAVES_PAUSE);
         }
     }
 

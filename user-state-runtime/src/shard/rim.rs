@@ -62,8 +62,10 @@ impl<A: LiveAggregate, P: Storage<A>> Rim<A, P> {
         }
     }
 
-    pub(super) fn now(&self) -> RealTime {
-        RealTime::from_start(self.started.elapsed())
+    /// Tells the real time whenever it is asked.
+    pub(super) fn clock(&self) -> impl Fn() -> RealTime + Copy + use<A, P> {
+        let started = self.started;
+        move || RealTime::from_start(started.elapsed())
     }
 
     pub(super) fn real_time(&self, instant: Instant) -> RealTime {

@@ -122,7 +122,8 @@ impl Player {
             _ => 0,
         };
         self.world.trace(|| input.to_string());
-        self.step = self.core.step(input, self.world.now, &mut self.world);
+        let now = self.world.now;
+        self.step = self.core.step(input, || now, &mut self.world);
         self.check_step();
         if self.step == Step::Wait && self.core.closes_mailbox() {
             self.feed(Input::MailboxEmpty);
