@@ -4,7 +4,9 @@
 //! that opens has passed its backend's start-up check. **Not here.** What the backends check, see their `schema` modules.
 
 use crate::open_error::OpenError;
-use crate::store::{Backend as _, Store};
+#[cfg(feature = "sqlite")]
+use crate::store::Backend as _;
+use crate::store::Store;
 
 mod options;
 mod parameters;

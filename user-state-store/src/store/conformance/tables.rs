@@ -144,6 +144,7 @@ const SQLITE_NOTES: &str = "\
 SELECT persistence_id, name, slice, revision, number, bytes, noted_at FROM notes ORDER BY persistence_id, name";
 
 /// A note as a row.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 type Columns = (
     String,
     String,
@@ -155,6 +156,15 @@ type Columns = (
 );
 
 /// Shows no URL.
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(
+        clippy::unused_async,
+        unreachable_code,
+        unused_variables,
+        reason = "without a backend there is no database"
+    )
+)]
 impl fmt::Debug for Database {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match *self {
@@ -166,6 +176,15 @@ impl fmt::Debug for Database {
     }
 }
 
+#[cfg_attr(
+    not(any(feature = "postgres", feature = "sqlite")),
+    allow(
+        clippy::unused_async,
+        unreachable_code,
+        unused_variables,
+        reason = "without a backend there is no database"
+    )
+)]
 impl Database {
     /// Makes the tables.
     pub(super) async fn make_tables(&self) -> TestResult {
@@ -185,22 +204,21 @@ impl Database {
                 use sqlx::{Connection as _, Executor as _};
                 let mut connection = sqlx::PgConnection::connect(url).await?;
                 connection.execute(sql).await?;
-                connection.close().await?;
+                Ok(connection.close().await?)
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite(ref path) => {
                 use sqlx::{Connection as _, Executor as _};
                 let mut connection = sqlite(path).await?;
                 connection.execute(sql).await?;
-                connection.close().await?;
+                Ok(connection.close().await?)
             }
         }
-        Ok(())
     }
 
     /// All notes, by their entity and their name.
     pub(super) async fn notes(&self) -> TestResult<Vec<Note>> {
-        let rows: Vec<Columns> = match *self {
+        match *self {
             #[cfg(feature = "postgres")]
             Self::Postgres(ref url) => {
                 use sqlx::Connection as _;
@@ -208,7 +226,7 @@ impl Database {
                 let rows = sqlx::query_as(POSTGRES_NOTES);
                 let rows = rows.fetch_all(&mut connection).await?;
                 connection.close().await?;
-                rows
+                Ok(sorted(rows))
             }
             #[cfg(feature = "sqlite")]
             Self::Sqlite(ref path) => {
@@ -217,23 +235,9 @@ impl Database {
                 let rows = sqlx::query_as(SQLITE_NOTES);
                 let rows = rows.fetch_all(&mut connection).await?;
                 connection.close().await?;
-                rows
+                Ok(sorted(rows))
             }
-        };
-        let notes = rows.into_iter().map(
-            |(persistence_id, name, slice, revision, number, bytes, noted_at)| Note {
-                persistence_id,
-                name,
-                slice,
-                revision,
-                number,
-                bytes,
-                noted_at,
-            },
-        );
-        let mut notes: Vec<Note> = notes.collect();
-        notes.sort();
-        Ok(notes)
+        }
     }
 }
 
@@ -242,4 +246,23 @@ async fn sqlite(path: &std::path::Path) -> Result<sqlx::SqliteConnection, sqlx::
     use sqlx::ConnectOptions as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
     options.connect().await
+}
+
+/// Rows as notes, by their entity and their name.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+fn sorted(rows: Vec<Columns>) -> Vec<Note> {
+    let notes = rows.into_iter().map(
+        |(persistence_id, name, slice, revision, number, bytes, noted_at)| Note {
+            persistence_id,
+            name,
+            slice,
+            revision,
+            number,
+            bytes,
+            noted_at,
+        },
+    );
+    let mut notes: Vec<Note> = notes.collect();
+    notes.sort();
+    notes
 }
