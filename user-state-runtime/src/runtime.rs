@@ -57,7 +57,7 @@ impl<A: LiveAggregate> Runtime<A> {
     /// Follows the stored states of an entity type (empty for plain ids) in some slices, whoever writes them: what is there
     /// behind the offset, and then each change as it happens.
     ///
-    /// As [`changes_by_slices`] on the runtime's store, decoded by the runtime's mapping; see [`typed_changes`] for what becomes
+    /// As [`changes_by_slices`](user_state_store::changes_by_slices) on the runtime's store, decoded by the runtime's mapping; see [`typed_changes`] for what becomes
     /// of a state that cannot be decoded. The stream goes on until the store is closed, also when the runtime has ended.
     ///
     /// # Errors

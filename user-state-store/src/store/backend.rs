@@ -31,7 +31,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// wraps, so that [`crate::changes_by_slices`] of the wrapper is as fast.
     fn write_signal(&self) -> &WriteSignal;
 
-    /// Closes all connections, waiting for calls under way; later calls get [`StoreError::Closed`].
+    /// Closes all connections, waiting for calls in flight; later calls get [`StoreError::Closed`](crate::StoreError::Closed).
     async fn close(&self);
 }
 

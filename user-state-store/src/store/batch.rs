@@ -56,7 +56,7 @@ pub enum InvalidBatch {
     /// More tags than [`TAGS_MAX`].
     #[error("a row has at most {TAGS_MAX} tags")]
     TooManyTags,
-    /// [`Change::Erase`] of an entity that has no row.
+    /// [`Change::Erase`](crate::Change::Erase) of an entity that has no row.
     #[error("there is nothing to erase at revision 0")]
     NothingToErase,
     /// Guards that share a slice.

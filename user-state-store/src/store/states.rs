@@ -43,9 +43,9 @@ pub trait DurableStateStore: StateFeeds {
     /// of its own for an id that the database does not take ([`StoreError::Refused`]) or whose row is unreadable
     /// ([`StoreError::Corrupt`], also for a payload beyond the limit), cannot be given by the database
     /// ([`StoreError::Unreadable`]) or is doubled ([`StoreError::DuplicateRows`]). Such an id harms no other; finding it takes
-    /// more round trips. Ids may repeat. At most [`BATCH_ROWS_MAX`] ids.
+    /// more round trips. Ids may repeat. At most [`BATCH_ROWS_MAX`](crate::BATCH_ROWS_MAX) ids.
     ///
-    /// The answer holds at most [`LOAD_BYTES_MAX`] of payload, of which each id has an equal share. A larger payload is
+    /// The answer holds at most [`LOAD_BYTES_MAX`](crate::LOAD_BYTES_MAX) of payload, of which each id has an equal share. A larger payload is
     /// left out ([`StoredValue::Withheld`]), one beyond the limit perhaps too: ask again for fewer ids. What a single id
     /// has is never withheld.
     ///
@@ -155,7 +155,7 @@ pub enum StoredValue {
 /// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// It is durable. The new `db_timestamp`, exactly as a load tells it; `None` after [`Change::Erase`].
+    /// It is durable. The new `db_timestamp`, exactly as a load tells it; `None` after [`Change::Erase`](crate::Change::Erase).
     Applied(Option<DateTime<Utc>>),
     /// Not applied: the stored revision or time is not the expected one, or a row exists that must not, or what a companion
     /// requires is not there.
