@@ -100,7 +100,9 @@ async fn year_beyond(given: Serialization) -> TestResult {
     let ours: Result<UserState, _> = UserStateMapping::new().decode(&id, &payload);
     assert_eq!(
         ours,
-        Err(DecodeError::TimeOutOfRange { field: "lastLogin".into() })
+        Err(DecodeError::TimeOutOfRange {
+            field: "lastLogin".into()
+        })
     );
     Ok(())
 }
