@@ -129,7 +129,6 @@ impl<A: LiveAggregate> RuntimeBuilder<A> {
             mapping: Arc::clone(&self.mapping),
         };
         let context = Context {
-            aggregate: A::TYPE,
             lifecycle: Publisher::new(settings.lifecycle_events_max),
             counters: ShardCounters::new(settings.shards, A::TYPE),
             settings,

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use user_state_store::{PersistenceId, Revision};
 
 use crate::clock::Moment;
-use crate::effects::{AggregateOf, Effects, GatheredOf, KnownOf, RunningOf};
+use crate::effects::{AggregateOf, Effects, GatheredOf, Hands, KnownOf, RunningOf};
 use crate::error::RequestError;
 use crate::fault::{Fault, planted};
 use crate::lifecycle::{FailureReason, LifecycleEvent, PassivationReason};
@@ -236,6 +236,12 @@ impl<E: Effects> Entity<E> {
         self.revision != written
             && persistence.intake(written, &work.gathered) == Intake::CutFirst
             && !planted(Fault::CreationBeyondFirst)
+    }
+
+    /// Puts a state in the place of the old one, whose `Drop` is code of the user.
+    fn replace_state(&mut self, state: AggregateOf<E>, out: &E) {
+        let place = &mut self.state;
+        let _replaced = out.hands().guard(|| *place = state);
     }
 
     fn work_mut(&mut self, desk: &mut Desk<E>) -> &mut Work<E> {

@@ -231,14 +231,8 @@ impl<E: Effects> Entity<E> {
             return;
         };
         flight.resolution = Resolution::Abandoned;
-        for held in std::mem::take(&mut flight.answers) {
-            let error = if held.is_change() {
-                RequestError::Unknown
-            } else {
-                RequestError::behind_unresolved()
-            };
-            held.fail(error, around);
-        }
+        let answers = std::mem::take(&mut flight.answers);
+        fail_lost(answers, &RequestError::behind_unresolved(), around);
         for held in std::mem::take(&mut work.held) {
             held.fail(RequestError::behind_unresolved(), around);
         }
@@ -269,6 +263,23 @@ impl<E: Effects> Entity<E> {
             },
             around,
         )
+    }
+}
+
+/// Fails the callers of a write that may have been applied: those of its changes do not know, and the
+/// others get this error.
+pub(super) fn fail_lost<E: Effects>(
+    answers: Vec<HeldAnswer<E>>,
+    otherwise: &RequestError,
+    around: &mut Surroundings<'_, E>,
+) {
+    for held in answers {
+        let error = if held.is_change() {
+            RequestError::Unknown
+        } else {
+            otherwise.clone()
+        };
+        held.fail(error, around);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::flight::fail_lost;
 use super::{Entity, Invalid, Load, Next, OpenRequest, Phase, Retry, Surroundings, Undo};
 use crate::effects::{AggregateOf, Counter, Effects, Hands, KnownOf};
 use crate::error::RequestError;
@@ -62,8 +63,7 @@ impl<E: Effects> Entity<E> {
                 revision,
             });
         }
-        let outdated = std::mem::replace(&mut self.state, state);
-        around.out.hands().discard(outdated);
+        self.replace_state(state, around.out);
         self.revision = revision;
         self.durable = known;
         if load == Load::Confirmation
@@ -134,17 +134,8 @@ impl<E: Effects> Entity<E> {
     pub(crate) fn give_up(&mut self, around: &mut Surroundings<'_, E>) {
         let Some(work) = self.work.take() else { return };
         let work = *work;
-        for held in work
-            .flight
-            .into_iter()
-            .flat_map(super::Flight::into_answers)
-        {
-            let error = if held.is_change() {
-                RequestError::Unknown
-            } else {
-                RequestError::Closed
-            };
-            held.fail(error, around);
+        if let Some(flight) = work.flight {
+            fail_lost(flight.into_answers(), &RequestError::Closed, around);
         }
         for held in work.held {
             held.fail(RequestError::Closed, around);

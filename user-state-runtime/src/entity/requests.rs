@@ -149,8 +149,7 @@ impl<E: Effects> Entity<E> {
         match handled {
             Handled::Changed(state, events) => match self.gather(events, around) {
                 Ok(revision) => {
-                    let place = &mut self.state;
-                    let _replaced = around.out.hands().guard(|| *place = state);
+                    self.replace_state(state, around.out);
                     self.revision = revision;
                     self.settle(request, Answer::Done, around);
                 }
@@ -206,8 +205,7 @@ impl<E: Effects> Entity<E> {
             .guard(|| out.persistence().delete(self.revision, at));
         match deletion {
             Some(Ok(Some(deletion))) => {
-                let outdated = std::mem::replace(&mut self.state, deletion.state);
-                out.hands().discard(outdated);
+                self.replace_state(deletion.state, out);
                 self.revision = deletion.revision;
                 self.work_mut(around.desk).deletes = true;
                 self.settle(request, Answer::Deleted, around);

@@ -74,9 +74,7 @@ impl<E: Effects> Core<E> {
             if let Some(first) = waiting.pop_front() {
                 self.bring_to_life(id.clone(), first, out);
             }
-            for request in waiting {
-                self.deliver(id.clone(), request, out);
-            }
+            self.deliver_all(&id, waiting, out);
         }
     }
 }

@@ -172,7 +172,7 @@ impl<E: Effects> Core<E> {
             && let Some((key, outcome)) = report.next()
         {
             self.on_outcome(key, outcome, now, &mut unknown, out);
-            answered = open.saturating_sub(self.desk.counts.open());
+            answered = self.answered_since(open);
         }
         if report.len() > 0 {
             self.landed.0.push_front(report);

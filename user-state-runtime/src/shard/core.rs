@@ -78,6 +78,16 @@ enum Ending {
     Now,
 }
 
+impl Ending {
+    /// When time is over, if it will be.
+    fn deadline(self) -> Option<RealTime> {
+        match self {
+            Self::Until(until) | Self::MailboxEmpty(Some(until)) => Some(until),
+            Self::No | Self::MailboxEmpty(None) | Self::Now => None,
+        }
+    }
+}
+
 impl<E: Effects> Core<E> {
     pub(super) fn new(limits: Limits, now: Moment) -> Self {
         Self {
@@ -125,12 +135,12 @@ impl<E: Effects> Core<E> {
             Input::ShutDown { until } => self.on_shut_down(until),
             Input::Recovered(recovered) => {
                 self.on_recovered(recovered, out);
-                self.returning = open.saturating_sub(self.desk.counts.open());
+                self.returning = self.answered_since(open);
             }
             Input::Written(report) => self.on_written(report),
             Input::Resolved(resolutions) => {
                 self.on_resolved(resolutions, out);
-                self.returning = open.saturating_sub(self.desk.counts.open());
+                self.returning = self.answered_since(open);
             }
             Input::Handled(key, handled) => {
                 self.with_entity(key, out, |entity, around| {
@@ -182,6 +192,11 @@ impl<E: Effects> Core<E> {
         self.pass_barriers(out);
     }
 
+    /// How many requests were answered since so many were open, if none was opened.
+    pub(super) fn answered_since(&self, open: usize) -> usize {
+        open.saturating_sub(self.desk.counts.open())
+    }
+
     /// How much mail there is room for behind the mailbox; none if nothing can come out of it any more.
     pub(super) fn mail_room(&self) -> usize {
         match self.ending {
@@ -208,10 +223,7 @@ impl<E: Effects> Core<E> {
 
     /// The next real time at which something is to be done.
     pub(super) fn real_deadline(&self) -> Option<RealTime> {
-        let ending = match self.ending {
-            Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => Some(until),
-            _ => None,
-        };
+        let ending = self.ending.deadline();
         let resolving = self
             .unresolved
             .iter()
@@ -240,11 +252,9 @@ impl<E: Effects> Core<E> {
     }
 
     fn on_mailbox_empty(&mut self) {
-        self.ending = match self.ending {
-            Ending::Until(until) => Ending::MailboxEmpty(Some(until)),
-            Ending::No => Ending::MailboxEmpty(None),
-            ending => ending,
-        };
+        if matches!(self.ending, Ending::No | Ending::Until(_)) {
+            self.ending = Ending::MailboxEmpty(self.ending.deadline());
+        }
     }
 
     fn on_shut_down(&mut self, until: RealTime) {
@@ -326,11 +336,7 @@ impl<E: Effects> Core<E> {
     /// everybody at the end, are answered.
     fn on_real_time(&mut self, now: RealTime, out: &mut E) {
         self.leaves_resume.take_if(|at| *at <= now);
-        let over = match self.ending {
-            Ending::Until(until) | Ending::MailboxEmpty(Some(until)) => until <= now,
-            _ => false,
-        };
-        if over {
+        if self.ending.deadline().is_some_and(|until| until <= now) {
             self.give_up(out);
             return;
         }

@@ -21,6 +21,18 @@ impl<E: Effects> Core<E> {
         }
     }
 
+    /// Gives requests to their entity, in their order.
+    pub(super) fn deliver_all(
+        &mut self,
+        id: &PersistenceId,
+        requests: impl IntoIterator<Item = OpenRequest<E>>,
+        out: &mut E,
+    ) {
+        for request in requests {
+            self.deliver(id.clone(), request, out);
+        }
+    }
+
     pub(super) fn deliver_to(
         &mut self,
         key: Key,
@@ -123,9 +135,7 @@ impl<E: Effects> Core<E> {
                     return;
                 };
                 self.answer(&id, request, revision, out);
-                for request in others {
-                    self.deliver(id.clone(), request, out);
-                }
+                self.deliver_all(&id, others, out);
             }
             Next::Drop(others) => {
                 // It was due and could not be flushed.
@@ -140,9 +150,7 @@ impl<E: Effects> Core<E> {
                 };
                 out.hands().discard(entity);
                 out.count(Counter::Left, 1);
-                for request in others {
-                    self.deliver(id.clone(), request, out);
-                }
+                self.deliver_all(&id, others, out);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::clock::Moment;
 use crate::context::Context;
 use crate::effects::{Attempt, Counter, Effects, Handled, LostOf, WriteOf};
 use crate::error::RequestError;
-use crate::lifecycle::LifecycleEvent;
+use crate::lifecycle::{FailureReason, LifecycleEvent};
 use crate::live_aggregate::LiveAggregate;
 use crate::persistence::{Key, Storage};
 use crate::real_time::RealTime;
@@ -86,6 +86,16 @@ impl<A: LiveAggregate, P: Storage<A>> Rim<A, P> {
         async move { clock.sleep_until(until).await }.boxed()
     }
 
+    /// Publishes a failure for which no caller waits.
+    fn report(&self, id: &PersistenceId, unheard: Option<FailureReason>) {
+        if let Some(reason) = unheard {
+            self.context.lifecycle.publish(|| LifecycleEvent::Failed {
+                persistence_id: id.clone(),
+                reason,
+            });
+        }
+    }
+
     fn spawn(
         &mut self,
         span: tracing::Span,
@@ -117,12 +127,8 @@ impl<A: LiveAggregate, P: Storage<A>> Effects for Rim<A, P> {
         revision: Revision,
         answer: Answer<A, A>,
     ) {
-        if let Some(reason) = ticket.answer(revision, answer, &self.hands) {
-            self.context.lifecycle.publish(|| LifecycleEvent::Failed {
-                persistence_id: id.clone(),
-                reason,
-            });
-        }
+        let unheard = ticket.answer(revision, answer, &self.hands);
+        self.report(id, unheard);
     }
 
     fn fail(
@@ -139,12 +145,8 @@ impl<A: LiveAggregate, P: Storage<A>> Effects for Rim<A, P> {
             }
             _ => {}
         }
-        if let Some(reason) = ticket.fail(command, error, &self.hands) {
-            self.context.lifecycle.publish(|| LifecycleEvent::Failed {
-                persistence_id: id.clone(),
-                reason,
-            });
-        }
+        let unheard = ticket.fail(command, error, &self.hands);
+        self.report(id, unheard);
     }
 
     fn prefetch(&self, ticket: &Reply<A>) {
