@@ -167,12 +167,7 @@ fn failed(error: &rusqlite::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use user_state_domain::UserState;
-    use user_state_store::{StateMapping as _, StoredValue, UserStateMapping};
-
     use super::*;
-    use crate::sample;
-    use user_state_store::DurableStateStore as _;
 
     #[test]
     fn a_directory_is_in_memory_if_what_is_mounted_nearest_is() {
@@ -201,19 +196,7 @@ tmpfs /tmp tmpfs rw 0 0
         drop(emptied);
         let fresh = files.fresh("a", 3).await.map_err(|_| "not made anew")?;
         let store = SqliteStore::open(&fresh, &StoreSettings::default()).await?;
-        for number in 0..3 {
-            let id = sample::persistence_id(number);
-            let row = store.load_one(&id).await?.ok_or("no row")?;
-            assert_eq!(row.revision.get(), FIRST_REVISION);
-            assert_eq!(row.slice, id.slice());
-            let mapping = UserStateMapping::new();
-            assert_eq!(row.tags, mapping.tags());
-            let StoredValue::State(payload) = row.value else {
-                return Err("it was not deleted".into());
-            };
-            let state: UserState = mapping.decode(&id, &payload)?;
-            assert_eq!(state, sample::usual_state(population::beginning()));
-        }
+        population::tests::assert_first_rows(&store, 3).await?;
         store.close().await;
         Ok(())
     }

@@ -257,20 +257,18 @@ fn failed(error: &sqlx::Error) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use throwaway_postgres::TestDatabase;
-    use user_state_store::{Backend as _, DurableStateStore as _, PostgresStore, StoredValue};
+    use user_state_store::{Backend as _, DurableStateStore, PostgresStore, StoredValue};
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_store_reads_what_was_copied_in() -> Result<(), Box<dyn std::error::Error>> {
-        let database = TestDatabase::create().await?;
-        create(database.url(), Tables::DurableState, 3)
-            .await
-            .map_err(|_| "not created")?;
-        let store = PostgresStore::open(&ConnectOptions::parse(database.url())?).await?;
-        for number in 0..3 {
+    /// The store reads the rows that users begin with.
+    pub(crate) async fn assert_first_rows(
+        store: &dyn DurableStateStore,
+        users: usize,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        for number in 0..users {
             let id = sample::persistence_id(number);
             let row = store.load_one(&id).await?.ok_or("no row")?;
             assert_eq!(row.revision.get(), FIRST_REVISION);
@@ -283,6 +281,17 @@ mod tests {
             let state: UserState = mapping.decode(&id, &payload)?;
             assert_eq!(state, sample::usual_state(beginning()));
         }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_store_reads_what_was_copied_in() -> Result<(), Box<dyn std::error::Error>> {
+        let database = TestDatabase::create().await?;
+        create(database.url(), Tables::DurableState, 3)
+            .await
+            .map_err(|_| "not created")?;
+        let store = PostgresStore::open(&ConnectOptions::parse(database.url())?).await?;
+        assert_first_rows(&store, 3).await?;
         store.close().await;
         Ok(())
     }

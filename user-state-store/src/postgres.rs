@@ -271,7 +271,7 @@ mod tests {
     ];
 
     /// A session as the store's own, with temporary tables.
-    async fn session(
+    pub(super) async fn session(
         database: &TestDatabase,
         payload_column: PayloadColumn,
     ) -> Result<PgConnection, Box<dyn Error>> {

@@ -12,15 +12,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Executor as _, PgConnection};
+use sqlx::Executor as _;
 use support::notes::{NOTE, NOWHERE, carrying, noting, removing};
 use support::proxy::Proxy;
-use support::{Database, Outcome, change, load, put, write};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use support::{Database, Outcome, change, holding, load, put, write, writing};
 use user_state_store::{
-    Backend as _, Cause, Change, ConnectOptions, DurableStateStore as _, Fence, PostgresStore,
-    Resolution, Settled, StoreError, UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers,
+    Backend as _, Cause, Change, ConnectOptions, Fence, PostgresStore, Resolution, StoreError,
+    UnresolvedWrite, Write, WriteBatch, WriteOutcome, Writers,
 };
 
 type TestResult<T> = Result<T, Box<dyn std::error::Error>>;
@@ -176,34 +174,6 @@ async fn when_every_companion_is_refused_the_rest_is_not_sent() -> Outcome {
     Ok(())
 }
 
-/// Writes in a task of its own; gives the outcomes as they are reported.
-fn writing(
-    store: &Arc<PostgresStore>,
-    writes: Vec<Write>,
-) -> TestResult<(mpsc::Receiver<Settled>, JoinSet<()>)> {
-    let batch = WriteBatch::new(writes)?;
-    let store = Arc::clone(store);
-    let (sender, outcomes) = mpsc::channel(1_000);
-    let mut task = JoinSet::new();
-    task.spawn(async move {
-        let report = |settled: Vec<Settled>| {
-            for settled in settled {
-                drop(sender.try_send(settled));
-            }
-        };
-        let last = store.write_early(&batch, &report).await;
-        report(last);
-    });
-    Ok((outcomes, task))
-}
-
-async fn holding(database: &Database, sql: &str) -> TestResult<PgConnection> {
-    let mut holder = database.connect().await?;
-    holder.execute("BEGIN").await?;
-    holder.execute(sql).await?;
-    Ok(holder)
-}
-
 async fn created(store: &PostgresStore, ids: &[String], name: &str) -> Outcome {
     let writes = ids.iter().map(|id| noting(put(id, 0, 1, b"{}"), name));
     let outcomes = write(store, writes.collect()).await;
@@ -232,7 +202,7 @@ async fn companions_of_held_rows_are_stored_when_these_are_written() -> Outcome 
         };
         removing(noting(write, "late"), "made")
     });
-    let (mut outcomes, _task) = writing(&store, writes.collect())?;
+    let (mut outcomes, _task) = writing(&store, WriteBatch::new(writes.collect())?);
     for _ in 0..56 {
         let settled = outcomes.recv().await.ok_or("more are open")?;
         assert!(is_applied(&settled.outcome), "{settled:?}");
@@ -287,7 +257,7 @@ async fn a_companion_that_waits_for_somebody_else_keeps_its_write_waiting_and_no
         });
         writes.collect()
     };
-    let (mut outcomes, _task) = writing(&store, writes(1))?;
+    let (mut outcomes, _task) = writing(&store, WriteBatch::new(writes(1))?);
     for _ in 0..28 {
         let settled = outcomes.recv().await.ok_or("more are open")?;
         assert!(is_applied(&settled.outcome), "{settled:?}");
@@ -317,7 +287,7 @@ async fn a_token_that_somebody_else_takes_meanwhile_makes_its_write_a_conflict()
     )
     .await?;
     let writes = ids.iter().map(|id| removing(put(id, 1, 2, b"{}"), "made"));
-    let (mut outcomes, _task) = writing(&store, writes.collect())?;
+    let (mut outcomes, _task) = writing(&store, WriteBatch::new(writes.collect())?);
     let mut observer = database.connect().await?;
     let waiting = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -353,7 +323,7 @@ async fn a_token_that_is_gone_is_a_conflict_while_held_rows_are_left_out() -> Ou
     )
     .await?;
     let held = vec![put("user-000", 1, 2, b"{}"), put("user-001", 1, 2, b"{}")];
-    let (mut first, _task) = writing(&store, held)?;
+    let (mut first, _task) = writing(&store, WriteBatch::new(held)?);
     let settled = first.recv().await.ok_or("one of them is free")?;
     assert!(is_applied(&settled.outcome), "{settled:?}");
     // For a while the store expects further held rows, and waits for none.
@@ -362,7 +332,7 @@ async fn a_token_that_is_gone_is_a_conflict_while_held_rows_are_left_out() -> Ou
         .await?;
     let writes = ids.iter().skip(2);
     let writes = writes.map(|id| removing(put(id, 1, 2, b"{}"), "made"));
-    let (mut second, _task) = writing(&store, writes.collect())?;
+    let (mut second, _task) = writing(&store, WriteBatch::new(writes.collect())?);
     while let Some(settled) = second.recv().await {
         match settled.index {
             5 => assert_eq!(settled.outcome, WriteOutcome::Conflict),
@@ -386,7 +356,7 @@ async fn companions_of_a_lost_write_are_there_if_and_only_if_its_row_is() -> Out
     let mut holder = database.connect().await?;
     holder.execute("SELECT pg_advisory_lock(1)").await?;
     let lost = removing(noting(put("user-000", 1, 2, b"{}"), "late"), "made");
-    let (mut outcomes, _task) = writing(&store, vec![lost.clone()])?;
+    let (mut outcomes, _task) = writing(&store, WriteBatch::new(vec![lost.clone()])?);
     let mut observer = database.connect().await?;
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
     while sqlx::query_scalar::<_, i64>(waiting)

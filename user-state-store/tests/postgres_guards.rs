@@ -14,8 +14,7 @@ use std::sync::Arc;
 use sqlx::{Executor as _, PgConnection};
 use support::notes::{LEASES, NOTE, carrying, claim, guarded, noting, range, write_guarded};
 use support::proxy::Proxy;
-use support::{Database, Outcome, change, load, put, write};
-use tokio::sync::mpsc;
+use support::{Database, Outcome, change, load, put, write, writing};
 use tokio::task::JoinSet;
 use user_state_store::{
     Change, ConnectOptions, DurableStateStore, Guard, PostgresStore, Settled, SliceRange, Write,
@@ -137,26 +136,6 @@ async fn only_the_guards_of_its_writes_count_for_a_batch() -> Outcome {
     );
     assert_eq!(asked(&database).await?, 1);
     Ok(())
-}
-
-/// Writes in a task of its own; gives the outcomes as they are reported.
-fn writing(
-    store: &Arc<PostgresStore>,
-    batch: WriteBatch,
-) -> (mpsc::Receiver<Settled>, JoinSet<()>) {
-    let store = Arc::clone(store);
-    let (sender, outcomes) = mpsc::channel(1_000);
-    let mut task = JoinSet::new();
-    task.spawn(async move {
-        let report = |settled: Vec<Settled>| {
-            for settled in settled {
-                drop(sender.try_send(settled));
-            }
-        };
-        let last = store.write_early(&batch, &report).await;
-        report(last);
-    });
-    (outcomes, task)
 }
 
 /// Waits until somebody waits for an advisory lock, of this class if one is given.

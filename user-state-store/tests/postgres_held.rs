@@ -15,9 +15,9 @@ mod support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sqlx::{Executor as _, PgConnection};
+use sqlx::Executor as _;
 use support::proxy::Proxy;
-use support::{Database, Outcome, change, load, put, write};
+use support::{Database, Outcome, change, holding, load, put, write};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -135,13 +135,6 @@ fn is_held(outcome: &WriteOutcome) -> bool {
         WriteOutcome::NotApplied(StoreError::Unavailable(Cause::Database(error)))
             if &*error.code == "55P03"
     )
-}
-
-async fn holding(database: &Database, sql: &str) -> TestResult<PgConnection> {
-    let mut holder = database.connect().await?;
-    holder.execute("BEGIN").await?;
-    holder.execute(sql).await?;
-    Ok(holder)
 }
 
 async fn created(store: &PostgresStore, ids: &[String]) -> Outcome {

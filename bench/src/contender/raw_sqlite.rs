@@ -213,7 +213,8 @@ impl lanes::Lane for Updates {
         batch
             .sort_unstable_by(|left, right| left.row.persistence_id.cmp(&right.row.persistence_id));
         let at = now().timestamp_micros();
-        let hits = transaction(file, SQLITE_UPDATE, |update| {
+        let rows = batch.len();
+        transaction(file, SQLITE_UPDATE, rows, |update| {
             let mut hits = 0;
             for user in &mut *batch {
                 let User {
@@ -237,11 +238,7 @@ impl lanes::Lane for Updates {
                 *written_at = new_time;
             }
             Ok(hits)
-        })?;
-        if hits != batch.len() {
-            return Err("conflict");
-        }
-        u64::try_from(hits).map_err(|_| "too many rows")
+        })
     }
 }
 
@@ -262,7 +259,7 @@ impl lanes::Lane for Inserts {
         batch
             .sort_unstable_by(|left, right| left.row.persistence_id.cmp(&right.row.persistence_id));
         let at = now().timestamp_micros();
-        let hits = transaction(&self.file, SQLITE_CREATE, |create| {
+        transaction(&self.file, SQLITE_CREATE, batch.len(), |create| {
             let mut hits = 0;
             for User { row, .. } in &batch {
                 hits += create.execute(params![
@@ -279,27 +276,28 @@ impl lanes::Lane for Inserts {
                 ])?;
             }
             Ok(hits)
-        })?;
-        if hits != batch.len() {
-            return Err("conflict");
-        }
-        u64::try_from(hits).map_err(|_| "too many rows")
+        })
     }
 }
 
-/// One transaction of as many executions of a statement as `rows` makes.
+/// One transaction of as many executions of a statement, each of which hits one row.
 fn transaction(
     file: &Connection,
     sql: &str,
-    rows: impl FnOnce(&mut rusqlite::Statement<'_>) -> rusqlite::Result<usize>,
-) -> Result<usize, Reason> {
+    rows: usize,
+    execute: impl FnOnce(&mut rusqlite::Statement<'_>) -> rusqlite::Result<usize>,
+) -> Result<u64, Reason> {
     let transact = || {
         file.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let hits = rows(&mut *file.prepare_cached(sql)?)?;
+        let hits = execute(&mut *file.prepare_cached(sql)?)?;
         file.prepare_cached("COMMIT")?.execute([])?;
         Ok(hits)
     };
-    transact().map_err(|_: rusqlite::Error| "the transaction failed")
+    let hits = transact().map_err(|_: rusqlite::Error| "the transaction failed")?;
+    if hits != rows {
+        return Err("conflict");
+    }
+    u64::try_from(hits).map_err(|_| "too many rows")
 }
 
 /// The rows of users whom no lane has read yet.

@@ -18,10 +18,12 @@ use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use throwaway_postgres::TestDatabase;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use url::Url;
 use user_state_store::{
     Change, DurableStateStore, LoadedRow, Manifest, Payload, PersistenceId, Revision, SerializerId,
-    Tags, Write, WriteBatch, WriteOutcome,
+    Settled, Tags, Write, WriteBatch, WriteOutcome,
 };
 
 /// What a test returns.
@@ -215,4 +217,35 @@ pub(crate) async fn write(store: &dyn DurableStateStore, writes: Vec<Write>) -> 
 /// Loads one id.
 pub(crate) async fn load(store: &dyn DurableStateStore, id: &str) -> LoadedRow {
     store.load_one(&PersistenceId::unique(id).unwrap()).await
+}
+
+/// Writes in a task of its own; gives the outcomes as they are reported.
+pub(crate) fn writing(
+    store: &Arc<impl DurableStateStore>,
+    batch: WriteBatch,
+) -> (mpsc::Receiver<Settled>, JoinSet<()>) {
+    let store = Arc::clone(store);
+    let (sender, outcomes) = mpsc::channel(1_000);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let report = |settled: Vec<Settled>| {
+            for settled in settled {
+                drop(sender.try_send(settled));
+            }
+        };
+        let last = store.write_early(&batch, &report).await;
+        report(last);
+    });
+    (outcomes, task)
+}
+
+/// A transaction that has run a statement and holds what that locks.
+pub(crate) async fn holding(
+    database: &Database,
+    sql: &str,
+) -> Result<PgConnection, Box<dyn Error>> {
+    let mut holder = database.connect().await?;
+    holder.execute("BEGIN").await?;
+    holder.execute(sql).await?;
+    Ok(holder)
 }

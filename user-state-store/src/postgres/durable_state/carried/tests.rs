@@ -6,14 +6,12 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use throwaway_postgres::TestDatabase;
 
 use super::*;
-use crate::connect::{ConnectOptions, PayloadColumn};
+use crate::connect::PayloadColumn;
 use crate::persistence_id::PersistenceId;
-use crate::postgres::connection::Route;
 use crate::postgres::durable_state::create::{CREATE, INSERT_STATES};
 use crate::postgres::durable_state::update::{
     DELETE_FREE_STATES, DELETE_STATES, ERASE, UPDATE, UPDATE_FREE_STATES, UPDATE_STATES,
 };
-use crate::postgres::schema;
 use crate::revision::Revision;
 use crate::slice::SliceRange;
 use crate::store::{Companion, CompanionColumn, CompanionKind, CompanionSql, Guard, GuardKind};
@@ -186,12 +184,7 @@ async fn session(
     database: &TestDatabase,
     payload_column: PayloadColumn,
 ) -> Result<PgConnection, Box<dyn Error>> {
-    let options = ConnectOptions::parse(database.url())?;
-    let opener = Route::of(&options)?.writing(&options.settings);
-    let mut session = opener.open_unproven().await?;
-    session.execute("SET search_path = pg_temp").await?;
-    let tables = schema::create_pekko_tables(payload_column);
-    session.execute(tables).await?;
+    let mut session = crate::postgres::tests::session(database, payload_column).await?;
     session
         .execute(
             "CREATE TABLE notes (persistence_id text, name text, PRIMARY KEY (persistence_id, name));
